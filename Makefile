@@ -1,0 +1,69 @@
+# Everything runs in .venv, which the first command makes. PROFILE is smoke or mini.
+PROFILE ?= mini
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+# salesforce-lavis is what the parity tests compare with. It pins transformers < 4.27, so it goes in
+# after the rest and without its dependencies. These are the only pins outside requirements.lock.
+LAVIS := salesforce-lavis==1.0.2 omegaconf==2.4.0
+
+# Two threads are enough for small models, and a fixed number keeps a run's bits the same.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup data reproduce test lab pretrain lint format lock clean
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: .venv/installed  ## make .venv and install the locked dependencies
+
+.venv/installed: requirements.lock pyproject.toml Makefile
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with its venv module, was not found." \
+	"Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --no-deps $(LAVIS)
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+data: setup  ## draw the embedded data set
+	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$(PROFILE) --size $(PROFILE)
+
+reproduce: data  ## run every notebook and write reports/index.html
+	$(BIN)/python notebooks/run.py --profile $(PROFILE)
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+lab: data  ## open the notebooks in JupyterLab
+	cd notebooks && ../$(BIN)/jupyter lab
+
+pretrain: setup  ## train the mini model's stage-1 checkpoint again
+	$(BIN)/python -m data_prep.pretrain
+
+lint: setup  ## check style and format of code and notebooks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup  ## format code and notebooks, and clear the notebooks' outputs
+	$(BIN)/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock:  ## write requirements.lock from the ranges in pyproject.toml
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install ".[notebooks,dev]"
+	{ echo "# Made by \`make lock\`, with $$(.venv-lock/bin/python --version), from pyproject.toml."; \
+	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude qure-lib \
+	| sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
+	rm -r .venv-lock
+
+clean:  ## remove what the commands made, but not .venv
+	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf reports/figures reports/tables reports/executed reports/index.html
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
