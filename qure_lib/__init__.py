@@ -1,0 +1,27 @@
+"""QuRe: composed image retrieval with hard negatives between two drops (arXiv:2507.12416).
+
+A query is a reference image with a relative caption; its answer in the corpus is the target.
+Shapes: B batch, Q queries, N corpus images, T query tokens, P vision tokens, D embedding.
+A rank is 0-based: the image at rank 0 has the best relevance score.
+
+The modules and their public names, from annotations to tables and figures:
+
+config      TrainConfig, MiningConfig, load_profile
+data        Triplet, Corpus, QuerySet, load_fashioniq, load_graded_relevance, load_hp_fashioniq
+images      TargetPad, image_transform
+features    FeatureStore, extract_features
+model       QuReModel, ModelConfig, relevance_scores
+embeddings  Retriever
+ranking     Ranking, rank_corpus
+drops       DropPair, find_steepest_drops
+mining      mine_hard_negatives, HardNegativeSet, MiningReport
+losses      bradley_terry_loss, info_nce_loss
+train       train, Run
+runs        set_seed, save_checkpoint, load_checkpoint, run_manifest
+metrics     recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
+evaluation  evaluate_fashioniq
+statistics  Interval, bootstrap_ci, paired_bootstrap
+tables      save_table, results_table, compare_with_published
+plots       use_house_style, save_figure, plot_relevance_curve
+reports     Reports, build_index
+"""
