@@ -1,0 +1,522 @@
+"""Annotations -> triplets and the corpus that they rank.
+
+Every loader reads FashionIQ's own layout and says by name what is missing or broken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+CATEGORIES = ("dress", "shirt", "toptee")
+SPLITS = ("train", "val")
+CORPUS_CHOICES = ("original", "union", "targets")
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One query and its answer: (reference image, relative caption) -> target. Ids are strings."""
+
+    query_id: str
+    reference: str
+    caption: str
+    target: str
+    category: str
+    phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The N distinct images that are ranked, in one fixed order (ties are broken by it)."""
+
+    image_ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {image_id: position for position, image_id in enumerate(self.image_ids)}
+
+    def positions(self, image_ids: list[str] | tuple[str, ...]) -> Tensor:
+        """(len(image_ids),) int64 corpus positions.
+
+        Raises:
+            ValueError: an id is not in the corpus.
+        """
+        try:
+            return torch.tensor([self._position[i] for i in image_ids], dtype=torch.int64)
+        except KeyError as error:
+            raise ValueError(f"image {error} is not in this corpus of {len(self)}") from None
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Q triplets that rank one corpus of N images, for example FashionIQ's val shirts."""
+
+    name: str
+    triplets: tuple[Triplet, ...]
+    corpus: Corpus
+    reference_paths: dict[str, Path]
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+    @cached_property
+    def target_positions(self) -> Tensor:
+        """(Q,) corpus position of each query's target."""
+        return self.corpus.positions([t.target for t in self.triplets])
+
+    @property
+    def images(self) -> dict[str, Path]:
+        """Every distinct image needed: the corpus, then references outside it."""
+        return dict(zip(self.corpus.image_ids, self.corpus.paths, strict=True)) | (
+            self.reference_paths
+        )
+
+
+def real_annotations(name: str) -> Path | None:
+    """Folder `name` below the one that the environment variable QURE_DATA names, if it is there.
+
+    Args:
+        name: "fashioniq", "cirr", "circo" or "hpfiq".
+    """
+    root = os.environ.get("QURE_DATA")
+    return Path(root, name) if root and Path(root, name).is_dir() else None
+
+
+def clean_caption(caption: str, max_words: int = 50) -> str:
+    """Lower-case, replace .!"()*#:;~ by spaces, collapse spaces, keep at most `max_words` words.
+
+    Source: BLIP's caption cleaning, as the release applies it before tokenisation.
+    """
+    caption = re.sub(r"([.!\"()*#:;~])", " ", caption.lower())
+    caption = re.sub(r"\s{2,}", " ", caption).rstrip("\n").strip(" ")
+    return " ".join(caption.split(" ")[:max_words])
+
+
+def join_phrases(first: str, second: str) -> str:
+    """FashionIQ's two phrases as one relative caption. Source: release, train and val alike."""
+    return f"{first.strip('.?, ').capitalize()} and {second.strip('.?, ')}"
+
+
+def read_json(path: Path, kind: type = list) -> Any:
+    """Parse a JSON file whose top level is `kind`.
+
+    Raises:
+        ValueError: missing, truncated, not UTF-8, or another type at the top.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing. `make data` draws SynthFashion; for a real data set, point "
+            "data_root at the folder that holds captions/ and image_splits/."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): truncated? Get it again.") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: expected a {kind.__name__}, found {type(content).__name__}")
+    return content
+
+
+def load_fashioniq(
+    root: str | Path, split: str, corpus: str = "original", images: bool = True
+) -> dict[str, QuerySet]:
+    """Load FashionIQ, or any data set on disk in its layout (SynthFashion), by category.
+
+    Args:
+        root: folder with captions/, image_splits/ and images/.
+        split: "train" or "val".
+        corpus: "original" split (METHOD section 6), the "union" of candidates and targets
+            (a second protocol, never put beside the first), or the "targets" alone (the
+            release's pool of training negatives).
+        images: False reads the annotations alone and does not look for image files.
+
+    Raises:
+        ValueError: a file is missing or broken, an entry lacks a key, an id is in no split list,
+            or an image file is missing; the message names it.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+    if corpus not in CORPUS_CHOICES:
+        raise ValueError(f"corpus must be one of {CORPUS_CHOICES}, not {corpus!r}")
+    return {c: _load_category(root, c, split, corpus, images) for c in CATEGORIES}
+
+
+def _load_category(root: Path, category: str, split: str, corpus: str, images: bool) -> QuerySet:
+    split_file = root / "image_splits" / f"split.{category}.{split}.json"
+    caption_file = root / "captions" / f"cap.{category}.{split}.json"
+    listed = _read_ids(split_file)
+    triplets = _read_triplets(caption_file, category, split)
+    _check_listed(triplets, set(listed), caption_file, split_file)
+    references = list(dict.fromkeys(t.reference for t in triplets))
+    targets = list(dict.fromkeys(t.target for t in triplets))
+    chosen = {
+        "original": listed,
+        "union": list(dict.fromkeys(references + targets)),
+        "targets": targets,
+    }[corpus]
+    paths = {i: root / "images" / f"{i}.png" for i in dict.fromkeys(chosen + references)}
+    if images:
+        _check_files(paths.values(), root)
+    return QuerySet(
+        name=category,
+        triplets=triplets,
+        corpus=Corpus(tuple(chosen), tuple(paths[i] for i in chosen)),
+        reference_paths={i: paths[i] for i in references},
+    )
+
+
+def _read_ids(path: Path) -> list[str]:
+    """The distinct image ids of a split list: plain file names, since paths are made of them."""
+    ids = read_json(path)
+    for row, image_id in enumerate(ids):
+        if not isinstance(image_id, str) or not re.fullmatch(r"[\w-][\w.-]*", image_id):
+            raise ValueError(
+                f"{path}, entry {row}: {image_id!r} is no image id; get the file again"
+            )
+    return list(dict.fromkeys(ids))
+
+
+def _read_triplets(path: Path, category: str, split: str) -> tuple[Triplet, ...]:
+    triplets = []
+    for row, entry in enumerate(read_json(path)):
+        missing = {"candidate", "target", "captions"} - set(
+            entry if isinstance(entry, dict) else ()
+        )
+        if missing:
+            raise ValueError(
+                f"{path}, entry {row}: no {sorted(missing)}; is this FashionIQ's file?"
+            )
+        phrases = entry["captions"]
+        if len(phrases) != 2 or not all(isinstance(p, str) for p in phrases):
+            raise ValueError(f"{path}, entry {row}: 'captions' must hold two strings: {phrases!r}")
+        triplets.append(
+            Triplet(
+                query_id=f"{category}/{split}/{row}",
+                reference=entry["candidate"],
+                caption=join_phrases(*phrases),
+                target=entry["target"],
+                category=category,
+                phrases=tuple(phrases),
+            )
+        )
+    return tuple(triplets)
+
+
+def _check_listed(
+    triplets: tuple[Triplet, ...], listed: set[str], caption_file: Path, split_file: Path
+) -> None:
+    for row, triplet in enumerate(triplets):
+        for image_id in (triplet.reference, triplet.target):
+            if image_id not in listed:
+                raise ValueError(
+                    f"{caption_file}, entry {row}: image {image_id!r} is not in {split_file.name}; "
+                    "the two files are from different releases or one is cut short"
+                )
+
+
+def _check_files(paths: Any, root: Path) -> None:
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        raise ValueError(
+            f"{root}: {len(missing)} image files are missing, the first is {missing[0]}. "
+            "Put them there as images/{id}.png, or draw SynthFashion with `make data`."
+        )
+
+
+def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> Tensor | None:
+    """Exact graded relevance of every corpus image to every query, where the data set knows it.
+
+    Returns:
+        (Q, N) float32 in [0, 1], the share of the wanted attributes that an image has; None
+        where `root` has no relevance/ folder (every real data set).
+
+    Raises:
+        ValueError: the relevance file and the captions do not belong together.
+    """
+    path = Path(root, "relevance", f"rel.{query_set.name}.{split}.json")
+    if not path.parent.is_dir():
+        return None
+    wanted = [entry["wanted"] for entry in read_json(path)]
+    if len(wanted) != len(query_set):
+        raise ValueError(f"{path}: {len(wanted)} rows for {len(query_set)} queries; `make data`")
+    known = read_json(Path(root, "synthfashion.json"), dict)["images"]
+    names = sorted(wanted[0])
+    codes: dict[tuple[str, Any], int] = {}
+
+    def encode(rows: list[dict[str, Any]]) -> Tensor:
+        return torch.tensor(
+            [[codes.setdefault((n, row[n]), len(codes)) for n in names] for row in rows]
+        )
+
+    queries = encode(wanted)
+    images = encode([known[i] for i in query_set.corpus.image_ids])
+    matches = sum((queries[:, None, a] == images[None, :, a]).float() for a in range(len(names)))
+    return matches / len(names)
+
+
+def integrity_report(root: str | Path) -> pd.DataFrame:
+    """Count what a data set in FashionIQ's layout holds and what is wrong with it.
+
+    Reads the annotations alone, and reports what `load_fashioniq` would refuse.
+
+    Returns:
+        One row a category and split: category, split, images, triplets, repeated_ids (listed
+        twice), dangling_ids (in a triplet, in no list), duplicate_pairs (same reference and
+        target), empty_phrases (triplets where one of the two says nothing), train_val_overlap
+        (ids of this split also in the other).
+    """
+    root = Path(root)
+    listed = {
+        (c, s): read_json(root / "image_splits" / f"split.{c}.{s}.json")
+        for c in CATEGORIES
+        for s in SPLITS
+    }
+    rows = []
+    for (category, split), ids in listed.items():
+        other = listed[category, SPLITS[1 - SPLITS.index(split)]]
+        path = root / "captions" / f"cap.{category}.{split}.json"
+        row = _count_problems(_read_triplets(path, category, split), ids)
+        overlap = len(set(ids) & set(other))
+        rows.append({"category": category, "split": split} | row | {"train_val_overlap": overlap})
+    return pd.DataFrame(rows)
+
+
+def _count_problems(triplets: tuple[Triplet, ...], listed: list[str]) -> dict[str, int]:
+    used = {image_id for t in triplets for image_id in (t.reference, t.target)}
+    return {
+        "images": len(set(listed)),
+        "triplets": len(triplets),
+        "repeated_ids": len(listed) - len(set(listed)),
+        "dangling_ids": len(used - set(listed)),
+        "duplicate_pairs": len(triplets) - len({(t.reference, t.target) for t in triplets}),
+        "empty_phrases": sum(not all(p.strip(".?, ") for p in t.phrases) for t in triplets),
+    }
+
+
+def count_shared_images(root: str | Path) -> pd.DataFrame:
+    """Count ids that the lists of two categories share: columns split, first, second, shared."""
+    rows = []
+    for split in SPLITS:
+        ids = {
+            c: set(read_json(Path(root, "image_splits", f"split.{c}.{split}.json")))
+            for c in CATEGORIES
+        }
+        rows += [(split, a, b, len(ids[a] & ids[b])) for a, b in combinations(CATEGORIES, 2)]
+    return pd.DataFrame(rows, columns=["split", "first", "second", "shared"])
+
+
+def annotation_counts(root: str | Path) -> pd.Series:
+    """Every count of `integrity_report` and `count_shared_images` under one name each.
+
+    Returns:
+        Integers by name: dress_train_images, dress_train_triplets, ...; each kind of fault, over
+        all categories and splits; shirt_toptee_val_shared, ...
+    """
+    report, shared = integrity_report(root), count_shared_images(root)
+    counts = {
+        f"{row.category}_{row.split}_{what}": getattr(row, what)
+        for row in report.itertuples()
+        for what in ("images", "triplets")
+    }
+    for fault in ("repeated_ids", "dangling_ids", "duplicate_pairs", "empty_phrases"):
+        counts[fault] = report[fault].sum()
+    counts["train_val_overlap"] = report.loc[report["split"] == "val", "train_val_overlap"].sum()
+    for row in shared.itertuples():
+        counts[f"{row.first}_{row.second}_{row.split}_shared"] = row.shared
+    return pd.Series(counts, name="count")
+
+
+def count_false_negatives(relevance: Tensor, target_positions: Tensor) -> Tensor:
+    """Count, for each query, the other images that answer it at least as well as its target.
+
+    Args:
+        relevance: (Q, N) graded relevance; see `load_graded_relevance`.
+        target_positions: (Q,) corpus position of each query's target.
+
+    Returns:
+        (Q,) int64.
+    """
+    of_target = relevance.gather(1, target_positions[:, None])
+    return (relevance >= of_target).sum(dim=1) - 1
+
+
+HP_KEYS = (
+    "ref_img_paths",
+    "targ_img_paths",
+    "sentences",
+    "retrieved_set1",
+    "retrieved_set2",
+    "preferred set",
+)
+SET_SIZE = 5
+
+
+def load_hp_fashioniq(path: str | Path) -> pd.DataFrame:
+    """Load HP-FashionIQ: which of two sets of five images a person found to answer a query better.
+
+    Args:
+        path: hpfiq.json, or a file of the same structure (SynthFashion's hpfiq_simulated.json).
+
+    Returns:
+        One row a judged query, in the file's order: participant, question_set, category,
+        reference, caption (spelled-out punctuation restored; a hyphen is a hyphen), target, set_1
+        and set_2 (five image ids each), preferred (1 or 2), score_1 and score_2 (the participant's
+        own, 1 to 5).
+
+    Raises:
+        ValueError: the file is missing or cut short, or an entry lacks a key, has lists of unequal
+            length or a value of another kind; the message names participant, key and row.
+    """
+    rows = []
+    for participant, question_sets in read_json(path, dict).items():
+        place = f"{path}, participant {participant!r}"
+        if not isinstance(question_sets, dict) or not question_sets:
+            raise ValueError(f"{place}: expected question sets by name; get the file again")
+        for name, questions in question_sets.items():
+            judged = _read_judgements(questions, f"{place}, {name!r}")
+            rows += [{"participant": participant, "question_set": name} | j for j in judged]
+    if not rows:
+        raise ValueError(f"{path} holds no participant; get the file again")
+    return pd.DataFrame(rows)
+
+
+def _read_judgements(questions: Any, place: str) -> list[dict[str, Any]]:
+    """The rows of one question set, whose keys hold parallel lists."""
+    missing = set(HP_KEYS) - set(questions if isinstance(questions, dict) else ())
+    if missing:
+        raise ValueError(f"{place}: no {sorted(missing)}; is this HP-FashionIQ's file?")
+    for key in HP_KEYS:
+        if not isinstance(questions[key], list):
+            raise ValueError(f"{place}, {key!r}: expected a list; is this HP-FashionIQ's file?")
+    lengths = {key: len(questions[key]) for key in HP_KEYS}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{place}: lists of unequal length, {lengths}; get the file again")
+    columns = [questions[key] for key in HP_KEYS]
+    return [
+        _read_judgement(dict(zip(HP_KEYS, row, strict=True)), f"{place}, row {number}")
+        for number, row in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _read_judgement(entry: dict[str, Any], place: str) -> dict[str, Any]:
+    category, reference = _split_image_path(entry["ref_img_paths"], f"{place}, 'ref_img_paths'")
+    target = _split_image_path(entry["targ_img_paths"], f"{place}, 'targ_img_paths'")[1]
+    set_1, score_1 = _read_set(entry["retrieved_set1"], f"{place}, 'retrieved_set1'")
+    set_2, score_2 = _read_set(entry["retrieved_set2"], f"{place}, 'retrieved_set2'")
+    if not isinstance(entry["sentences"], str):
+        raise ValueError(f"{place}, 'sentences': expected a caption, not {entry['sentences']!r}")
+    return {
+        "category": category,
+        "reference": reference,
+        "caption": restore_punctuation(entry["sentences"]),
+        "target": target,
+        "set_1": set_1,
+        "set_2": set_2,
+        "preferred": _read_choice(entry["preferred set"], 2, f"{place}, 'preferred set'"),
+        "score_1": score_1,
+        "score_2": score_2,
+    }
+
+
+def _read_set(entry: Any, place: str) -> tuple[tuple[str, ...], int]:
+    if not isinstance(entry, dict) or not {"img_path", "user_score"} <= set(entry):
+        raise ValueError(f"{place}: expected 'img_path' and 'user_score'; get the file again")
+    paths = entry["img_path"]
+    if not isinstance(paths, list) or len(paths) != SET_SIZE:
+        raise ValueError(f"{place}: 'img_path' must list {SET_SIZE} images, not {paths!r}")
+    ids = tuple(_split_image_path(p, place)[1] for p in paths)
+    return ids, _read_choice(entry["user_score"], 5, f"{place}, 'user_score'")
+
+
+def _split_image_path(path: Any, place: str) -> tuple[str, str]:
+    """Category and id of ".../{category}/{id}.jpg"."""
+    found = re.fullmatch(r"(?:.*/)?([^/]+)/([^/]+)\.\w+", path) if isinstance(path, str) else None
+    if found is None:
+        raise ValueError(f"{place}: expected a path like 'shirt/B000LUIBH8.jpg', not {path!r}")
+    return found[1], found[2]
+
+
+def _read_choice(value: Any, highest: int, place: str) -> int:
+    """A whole number from 1, which the file writes as a string."""
+    if str(value) not in map(str, range(1, highest + 1)):
+        raise ValueError(f"{place}: expected 1 to {highest}, not {value!r}; get the file again")
+    return int(value)
+
+
+def restore_punctuation(caption: str) -> str:
+    """Undo HP-FashionIQ's spelled-out punctuation; hyphens are the captions' own and stay.
+
+    Example:
+        >>> restore_punctuation("is it a t-shirtquestionmark  and black andmark bluedotmark")
+        'is it a t-shirt? and black & blue.'
+    """
+    for word, mark in ((r"dotmark\b", "."), (r"questionmark\b", "?"), (r"\bandmark\b", "&")):
+        caption = re.sub(word, mark, caption)
+    return " ".join(caption.split())
+
+
+def load_set_scores(path: str | Path, n_rows: int) -> np.ndarray:
+    """Load any model's scores of the two sets of each judged query.
+
+    Args:
+        path: CSV with a line a set: row (0-based, the order of `load_hp_fashioniq`), set (1 or 2)
+            and either score or the five image scores score_1 ... score_5, whose mean it is.
+        n_rows: number of judged queries.
+
+    Returns:
+        (n_rows, 2) float64 scores of set 1 and set 2.
+
+    Raises:
+        ValueError: the file is missing, is no CSV, lacks a column, holds a set twice, not at all or
+            of no such row, or a score that is no finite number; the message names the line.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is missing; name a CSV with row, set, score")
+    try:
+        frame = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV ({error}); write row,set,score") from error
+    images = [f"score_{i}" for i in range(1, SET_SIZE + 1)]
+    columns = images if set(images) <= set(frame.columns) else ["score"]
+    missing = [c for c in ("row", "set", *columns) if c not in frame.columns]
+    if missing:
+        raise ValueError(f"{path}: no column {missing}; write row,set,score or row,set,{images}")
+    numbers = frame[["row", "set", *columns]].apply(pd.to_numeric, errors="coerce").astype(float)
+    _check_set_scores(numbers, n_rows, path)
+    scores = np.empty((n_rows, 2))
+    places = numbers["row"].astype(int), numbers["set"].astype(int) - 1
+    scores[places] = numbers[columns].mean(axis=1)
+    return scores
+
+
+def _check_set_scores(numbers: pd.DataFrame, n_rows: int, path: str | Path) -> None:
+    known = numbers["row"].isin(range(n_rows)) & numbers["set"].isin((1, 2))
+    problems = {
+        f"row must be 0 to {n_rows - 1} and set 1 or 2": ~known,
+        "a score is missing or no finite number": ~np.isfinite(numbers).all(axis=1),
+        "this set was already given": numbers.duplicated(["row", "set"]),
+    }
+    for problem, lines in problems.items():
+        if lines.any():
+            raise ValueError(f"{path}, line {int(lines.idxmax()) + 2}: {problem}; repair it")
+    if len(numbers) != 2 * n_rows:
+        raise ValueError(
+            f"{path}: {len(numbers)} sets, but {n_rows} queries have two each; add the missing ones"
+        )

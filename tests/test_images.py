@@ -1,0 +1,55 @@
+"""Preprocessing on drawn images; the published sizes worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qure_lib.images import CLIP_MEAN, CLIP_STD, TargetPad, image_transform, read_image
+
+
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [
+        ((100, 100), (100, 100)),
+        ((100, 124), (100, 124)),  # ratio 1.24: as it is
+        ((100, 200), (160, 200)),  # 200 / 1.25 = 160: 30 on each side
+        ((333, 77), (333, 265)),  # 266.4 - 77 = 189.4, half of it truncated: 94 on each side
+    ],
+)
+def test_target_pad_on_hand_worked_sizes(size, padded):
+    image = TargetPad()(Image.new("RGB", size, "white"))
+    assert image.size == padded
+    pixels = np.asarray(image)
+    assert (pixels == 255).all(axis=2).sum() == size[0] * size[1]
+    assert ((pixels == 0).all(axis=2) | (pixels == 255).all(axis=2)).all()
+
+
+def test_a_flat_image_becomes_its_normalised_colour():
+    out = image_transform(32)(Image.new("RGB", (50, 60), (255, 0, 51)))
+    expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
+    torch.testing.assert_close(out, expected[:, None, None].expand(3, 32, 32))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+@pytest.mark.parametrize("size", [(64, 64), (20, 90), (90, 20), (1, 3)])
+def test_any_mode_and_shape_gives_the_same_tensor_shape(mode, size):
+    out = image_transform(32)(Image.new("RGB", size, (10, 200, 30)).convert(mode))
+    assert out.shape == (3, 32, 32) and out.dtype == torch.float32 and torch.isfinite(out).all()
+
+
+def test_mirroring_commutes_with_the_transform():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 64, 3), dtype=np.uint8))
+    transform = image_transform(32)
+    mirrored = transform(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    torch.testing.assert_close(mirrored, transform(image).flip(2), atol=0.05, rtol=0)
+
+
+def test_broken_files_are_named(tmp_path):
+    good = tmp_path / "good.png"
+    Image.effect_noise((64, 64), 50).save(good)
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:1000])
+    (tmp_path / "page.png").write_text("<html>404</html>")
+    for name in ("cut.png", "page.png", "absent.png"):
+        with pytest.raises(ValueError, match=name):
+            read_image(tmp_path / name)
