@@ -1,0 +1,92 @@
+"""The settings of a run: every published hyperparameter with its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """How hard negatives are chosen. The defaults are the release's."""
+
+    strategy: str = "between_drops"  # a key of mining.STRATEGIES
+    drop_rule: str = "release"  # the published numbers come from it; "largest" is Eq. 6
+    consecutive_threshold: int = 1  # "release": ranks of the two drops differ by more than this
+    search_window: int | None = None  # ranks after the target that may hold a drop; None: all
+    top_k: int = 100  # k of the two top-k strategies (Fig. 4)
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The defaults are the published FashionIQ recipe (METHOD section 3).
+
+    Raises:
+        ValueError: a value out of its range, or n_def above the number of epochs.
+    """
+
+    epochs: int = 30  # CIRR: 50
+    batch_size: int = 32
+    learning_rate: float = 5e-6  # CIRR: 1e-5
+    min_learning_rate_ratio: float = 0.01  # cosine per epoch down to lr / 100; min_lr is unread
+    weight_decay: float = 0.05  # on biases, LayerNorms and the temperature too
+    n_def: int = 6  # hard negatives are redefined every floor(epochs / n_def) epochs
+    objective: str = "bradley_terry"  # a key of train.OBJECTIVES
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    without_replacement: bool = False  # the release means to, and its workers forget
+    amp: bool = True  # fp16 autocast where there is a GPU
+    seed: int = 1000
+    memory: int = 256 * 2**20  # bytes for one chunk of scores
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "n_def", "learning_rate", "memory"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.n_def > self.epochs:
+            raise ValueError(
+                f"n_def ({self.n_def}) is above epochs ({self.epochs}): the hard negatives cannot "
+                "be redefined more often than once an epoch; lower n_def or train longer"
+            )
+
+    @property
+    def definition_epochs(self) -> tuple[int, ...]:
+        """Epochs e > 0 with e mod floor(epochs / n_def) == 0, at whose start negatives are mined.
+
+        Example:
+            >>> TrainConfig(epochs=30, n_def=6).definition_epochs
+            (5, 10, 15, 20, 25)
+        """
+        every = self.epochs // self.n_def
+        return tuple(range(every, self.epochs, every))
+
+
+def load_profile(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read a profile of the notebooks: the parameters that replace each notebook's own.
+
+    Args:
+        path: YAML, {notebook: {parameter: value}}; the notebook "all" stands for every one.
+
+    Raises:
+        ValueError: no such profile, no YAML, or not of that shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        raise ValueError(f"no profile {path.stem!r}; there are {known}")
+    try:
+        profile = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(profile, dict):
+        raise ValueError(f"{path}: write {{notebook: {{parameter: value}}}}, not {profile!r}")
+    for notebook, parameters in profile.items():
+        if not isinstance(parameters, dict) or not all(isinstance(k, str) for k in parameters):
+            raise ValueError(f"{path}: {notebook} needs parameter: value lines, not {parameters!r}")
+    return profile

@@ -1,0 +1,111 @@
+"""The two steep drops in a query's relevance scores. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RULES = ("release", "largest")
+
+
+@dataclass(frozen=True)
+class DropPair:
+    """Ranks just before each of the two drops.
+
+    first, second: (Q,) int64, first < second; both -1 where no pair qualifies.
+    """
+
+    first: Tensor
+    second: Tensor
+
+    def hard_negative_ranks(self, query: int) -> list[int]:
+        """Ranks after the first drop, up to and including the one before the second (Eq. 7)."""
+        return list(range(int(self.first[query]) + 1, int(self.second[query]) + 1))
+
+
+def find_steepest_drops(
+    ranked_scores: Tensor,
+    target_ranks: Tensor,
+    rule: str = "release",
+    consecutive_threshold: int = 1,
+    search_window: int | None = None,
+) -> DropPair:
+    """Find, for each query, the two steep drops that bound its hard negatives.
+
+    A drop is the gap between consecutive images ranked strictly below the target: an image that
+    ties with the target is not below it. Of equal drops the better-ranked comes first.
+
+    Args:
+        ranked_scores: (Q, N) relevance scores, best first. Unitless; any positive scale or offset.
+        target_ranks: (Q,) 0-based rank of each query's target.
+        rule: "largest" takes the two largest drops (Eq. 6). "release", the authors' code, goes
+            through neighbours in the order of size, (1st, 2nd), (2nd, 3rd), ..., and takes the
+            first pair whose ranks differ by more than `consecutive_threshold`.
+        consecutive_threshold: for "release" only.
+        search_window: how many ranks after the target may hold a drop; None is the whole ranking.
+
+    Returns:
+        A DropPair of (Q,) ranks just before each drop; -1 where no pair qualifies.
+
+    Raises:
+        ValueError: scores not sorted or not finite, a rank outside [0, N), or an unknown rule.
+
+    Source: QuRe, arXiv:2507.12416, Eq. 5-7.
+
+    Example:
+        >>> scores = torch.tensor([[.95, .90, .89, .60, .58, .57, .20]])
+        >>> find_steepest_drops(scores, torch.tensor([0])).hard_negative_ranks(0)
+        [3, 4, 5]
+    """
+    _check(ranked_scores, target_ranks, rule)
+    if consecutive_threshold < 0 or (search_window is not None and search_window < 1):
+        raise ValueError(
+            f"consecutive_threshold ({consecutive_threshold}) must be at least 0 and "
+            f"search_window ({search_window}) at least 1 or None"
+        )
+    drops = _drops_below_target(ranked_scores, target_ranks, search_window)
+    size, rank = torch.sort(drops, dim=1, descending=True, stable=True)
+    pairs = torch.stack([rank[:, :-1], rank[:, 1:]])  # (2, Q, pairs), neighbours by size
+    qualifies = size[:, 1:] >= 0
+    if rule == "release":
+        qualifies &= (pairs[0] - pairs[1]).abs() > consecutive_threshold
+    else:
+        qualifies[:, 1:] = False
+    if qualifies.shape[1] == 0:
+        none = torch.full_like(target_ranks, -1)
+        return DropPair(none, none.clone())
+    best = qualifies.int().argmax(dim=1, keepdim=True)  # the first that qualifies
+    chosen = torch.cat([p.gather(1, best) for p in pairs], dim=1)
+    chosen[~qualifies.any(dim=1)] = -1
+    return DropPair(chosen.amin(dim=1), chosen.amax(dim=1))
+
+
+def _drops_below_target(
+    ranked_scores: Tensor, target_ranks: Tensor, search_window: int | None
+) -> Tensor:
+    """(Q, N - 1) drop after each rank; -1 where it is not below the target or out of the window."""
+    drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]
+    target_scores = ranked_scores.gather(1, target_ranks[:, None])
+    allowed = ranked_scores[:, :-1] < target_scores
+    if search_window is not None:
+        ranks = torch.arange(drops.shape[1], device=drops.device)
+        allowed &= ranks <= target_ranks[:, None] + search_window
+    return drops.masked_fill(~allowed, -1.0)
+
+
+def _check(ranked_scores: Tensor, target_ranks: Tensor, rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {RULES}, not {rule!r}")
+    if ranked_scores.dim() != 2 or target_ranks.shape != ranked_scores.shape[:1]:
+        raise ValueError(
+            f"ranked_scores {tuple(ranked_scores.shape)} must be (Q, N) and "
+            f"target_ranks {tuple(target_ranks.shape)} (Q,)"
+        )
+    if not torch.isfinite(ranked_scores).all():
+        raise ValueError("ranked_scores hold NaN or infinity; look at the model's embeddings")
+    if (ranked_scores[:, 1:] > ranked_scores[:, :-1]).any():
+        raise ValueError("ranked_scores must be sorted, best first, in every row")
+    if ((target_ranks < 0) | (target_ranks >= ranked_scores.shape[1])).any():
+        raise ValueError(f"target_ranks must lie in [0, {ranked_scores.shape[1]})")

@@ -1,0 +1,339 @@
+"""Hard negatives: two drops, or an ablation's strategy, -> a set a query, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .config import MiningConfig
+from .drops import find_steepest_drops
+from .ranking import DEFAULT_MEMORY, Ranking, rank_corpus
+
+Window = tuple[Tensor, Tensor]  # (q,) first rank in the set, (q,) first rank after it
+
+
+def all_corpus(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
+    """The whole corpus but the target: an empty set, and an empty set draws uniformly."""
+    return torch.zeros_like(target_ranks), torch.zeros_like(target_ranks)
+
+
+def top_k(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
+    """The k best-ranked images but the target."""
+    start = torch.zeros_like(target_ranks)
+    return start, start + config.top_k
+
+
+def after_target_top_k(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
+    """The k best-ranked images among those that score below the target."""
+    start = first_rank_below_target(ranking, target_ranks)
+    return start, start + config.top_k
+
+
+def between_drops(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
+    """QuRe's hard negatives: the images between two steep drops after the target (Eq. 5-7)."""
+    drops = find_steepest_drops(
+        ranking.scores,
+        target_ranks,
+        config.drop_rule,
+        config.consecutive_threshold,
+        config.search_window,
+    )
+    return drops.first + 1, drops.second + 1
+
+
+# The one place to touch to add a strategy: a ranking in, the window of ranks out. The target is
+# never in the set, and a query whose window is empty draws uniformly from the corpus.
+STRATEGIES: dict[str, Callable[[Ranking, Tensor, MiningConfig], Window]] = {
+    "all_corpus": all_corpus,
+    "top_k": top_k,
+    "after_target_top_k": after_target_top_k,
+    "between_drops": between_drops,
+}
+
+
+def first_rank_below_target(ranking: Ranking, target_ranks: Tensor) -> Tensor:
+    """(Q,) first rank that scores strictly below the target; N where none does."""
+    return (ranking.scores >= ranking.scores.gather(1, target_ranks[:, None])).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class HardNegativeSet:
+    """Q ragged sets of corpus positions: query q's are negatives[offsets[q]:offsets[q + 1]].
+
+    targets: (Q,) corpus positions. A query with an empty set draws uniformly from the corpus of
+    `corpus_size` images, its target excepted.
+    """
+
+    offsets: Tensor
+    negatives: Tensor
+    targets: Tensor
+    corpus_size: int
+
+    @classmethod
+    def uniform(cls, targets: Tensor, corpus_size: int) -> HardNegativeSet:
+        """Warm-up's: every set empty, so every draw uniform."""
+        if corpus_size < 2:
+            raise ValueError("a corpus of one image, the target, holds no negative")
+        empty = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.zeros(len(targets) + 1, dtype=torch.int64), empty, targets, corpus_size)
+
+    @property
+    def sizes(self) -> Tensor:
+        """(Q,) number of negatives of each query."""
+        return self.offsets.diff()
+
+    def __getitem__(self, query: int) -> Tensor:
+        return self.negatives[self.offsets[query] : self.offsets[query + 1]]
+
+    def sample(self, generator: torch.Generator, draw: int | None = None) -> Tensor:
+        """One negative a query.
+
+        Args:
+            draw: None draws with replacement, as the release does in effect; a number takes that
+                element of each set, cyclically, so that on a `shuffled` set consecutive numbers
+                exhaust every set before any repeats.
+
+        Returns:
+            (Q,) int64 corpus positions.
+        """
+        sizes = self.sizes
+        fallback = torch.randint(self.corpus_size - 1, sizes.shape, generator=generator)
+        fallback += fallback >= self.targets
+        u = torch.rand(sizes.shape, generator=generator, dtype=torch.float64)
+        within = (u * sizes).long() if draw is None else draw % sizes.clamp(min=1)
+        chosen = fallback.clone()
+        full = sizes > 0
+        chosen[full] = self.negatives[(self.offsets[:-1] + within)[full]]
+        return chosen
+
+    def shuffled(self, generator: torch.Generator) -> HardNegativeSet:
+        """The same sets, each in random order."""
+        rows = torch.repeat_interleave(torch.arange(len(self.targets)), self.sizes)
+        keys = torch.rand(len(self.negatives), generator=generator, dtype=torch.float64)
+        order = torch.argsort(rows + keys)
+        return HardNegativeSet(self.offsets, self.negatives[order], self.targets, self.corpus_size)
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """What one definition of hard negatives chose for Q queries over N images.
+
+    per_query: one row a query: target_rank, window_start and window_end (first and last rank of
+    the set), set_size, score_margin (target's score less the set's mean), score_skewness (of all
+    N scores); where graded relevance is known relevance_above (between target and window),
+    relevance_inside, relevance_below, false_negatives (in the set) and false_negatives_top10.
+    mean_scores, std_scores: (N,) over queries, by rank (Fig. 8).
+    """
+
+    strategy: str
+    per_query: pd.DataFrame
+    mean_scores: np.ndarray
+    std_scores: np.ndarray
+
+    def summary(self) -> dict[str, float | str | int]:
+        """One flat row: the figures that METHOD section 2 asks of every definition."""
+        frame, n = self.per_query, len(self.mean_scores)
+        mined = frame[frame.set_size > 0]
+        gaps = -np.diff(self.mean_scores)
+        tenth = max(len(gaps) // 10, 1)
+        row = {
+            "strategy": self.strategy,
+            "queries": len(frame),
+            "corpus_size": n,
+            "set_size_mean": mined.set_size.mean(),
+            "set_size_median": mined.set_size.median(),
+            "set_size_q25": mined.set_size.quantile(0.25),
+            "set_size_q75": mined.set_size.quantile(0.75),
+            "window_start_median": mined.window_start.median(),
+            "window_end_median": mined.window_end.median(),
+            "window_start_fraction": mined.window_start.median() / n,
+            "window_end_fraction": mined.window_end.median() / n,
+            "target_rank_mean": frame.target_rank.mean(),
+            "target_rank_median": frame.target_rank.median(),
+            "share_no_pair": float((frame.set_size == 0).mean()),
+            "share_bottom_half": (mined.window_start >= n / 2).mean(),
+            "score_margin": mined.score_margin.mean(),
+            "score_skewness": frame.score_skewness.mean(),
+            "gap_top_tenth": gaps[:tenth].mean(),
+            "gap_bottom_tenth": gaps[-tenth:].mean(),
+        }
+        if "relevance_inside" in frame:
+            for name in ("relevance_above", "relevance_inside", "relevance_below"):
+                row[name] = frame[name].mean()
+            row["false_negative_share"] = mined.false_negatives.sum() / max(mined.set_size.sum(), 1)
+            row["false_negatives_top10"] = frame.false_negatives_top10.mean()
+        return row
+
+    def gap_by_rank(self, bins: int = 10) -> np.ndarray:
+        """(bins,) mean score gap between neighbours, from the best-ranked share to the worst."""
+        return np.array([part.mean() for part in np.array_split(-np.diff(self.mean_scores), bins)])
+
+    def warnings(self) -> list[str]:
+        """Plain words where the sets look useless."""
+        row, said = self.summary(), []
+        if self.strategy == "between_drops" and row["share_no_pair"] > 0.05:
+            said.append(
+                f"{row['share_no_pair']:.0%} of the queries have no pair of drops (their targets "
+                "rank too low) and draw uniform negatives instead."
+            )
+        if row["share_bottom_half"] > 0.5:
+            said.append(
+                f"For {row['share_bottom_half']:.0%} of the queries the window begins in the "
+                "bottom half of the ranking: these negatives are easy, the loss will fall without "
+                "the model learning. A search_window keeps the drops near the target."
+            )
+        if row.get("false_negative_share", 0) > 0.2:
+            said.append(
+                f"{row['false_negative_share']:.0%} of the negatives fit their query at least as "
+                "well as the target does."
+            )
+        return said
+
+    def __str__(self) -> str:
+        row = self.summary()
+        if row["share_no_pair"] == 1:
+            lines = [
+                "{strategy}: every negative is drawn uniformly from {corpus_size} images, "
+                "target at rank {target_rank_median:.0f}, skewness {score_skewness:+.2f}"
+            ]
+        else:
+            lines = [
+                "{strategy}: sets of {set_size_median:.0f} images (median; mean "
+                "{set_size_mean:.1f}), ranks {window_start_median:.0f}-{window_end_median:.0f} of "
+                "{corpus_size} (from {window_start_fraction:.0%} down the ranking), target at rank "
+                "{target_rank_median:.0f}, no pair for {share_no_pair:.1%}, "
+                "margin {score_margin:.3f}, skewness {score_skewness:+.2f}"
+            ]
+            if "relevance_inside" in row:
+                lines.append(
+                    "  graded relevance above / inside / below the window: {relevance_above:.2f} / "
+                    "{relevance_inside:.2f} / {relevance_below:.2f}; false negatives in the sets: "
+                    "{false_negative_share:.1%}"
+                )
+        said = [f"  WARNING: {warning}" for warning in self.warnings()]
+        return "\n".join([line.format(**row) for line in lines] + said)
+
+
+def mine_hard_negatives(
+    queries: Tensor,
+    images: Tensor,
+    targets: Tensor,
+    config: MiningConfig,
+    relevance: Tensor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> tuple[HardNegativeSet, MiningReport]:
+    """Rank the corpus for every query and take each query's hard negatives.
+
+    Args:
+        queries: (Q, D) query embeddings.
+        images: (N, T, D) image embeddings.
+        targets: (Q,) corpus position of each target.
+        relevance: (Q, N) graded relevance where it is known, for the report alone.
+        memory: bytes for one chunk of scores.
+
+    Returns:
+        The sets, and the report on them.
+
+    Raises:
+        ValueError: an unknown strategy or a target outside the corpus.
+
+    Source: QuRe, arXiv:2507.12416, Algorithm 1 with Eq. 7's inequality.
+    """
+    if config.strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {sorted(STRATEGIES)}, not {config.strategy!r}")
+    if len(targets) != len(queries) or ((targets < 0) | (targets >= len(images))).any():
+        raise ValueError(f"targets must be (Q,) positions in the corpus of {len(images)} images")
+    sizes, negatives, frames, moments = [], [], [], np.zeros((2, len(images)))
+    for rows, ranking in rank_corpus(queries, images, memory):
+        target_ranks = ranking.ranks_of(targets[rows])
+        window = STRATEGIES[config.strategy](ranking, target_ranks, config)
+        inside = _inside_window(window, target_ranks, len(images))
+        sizes.append(inside.sum(dim=1))
+        negatives.append(ranking.order[inside])
+        chunk = relevance[rows].to(ranking.order.device) if relevance is not None else None
+        frames.append(_describe(ranking, target_ranks, window, inside, chunk))
+        scores = ranking.scores.double().cpu().numpy()
+        moments += scores.sum(axis=0), (scores**2).sum(axis=0)
+    mean, square = moments / len(queries)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(sizes).cpu().cumsum(0)])
+    chosen = HardNegativeSet(offsets, torch.cat(negatives).cpu(), targets.cpu(), len(images))
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    per_query = pd.concat(frames, ignore_index=True)
+    return chosen, MiningReport(config.strategy, per_query, mean, std)
+
+
+def zone_ranks(
+    target_rank: int, window: tuple[int, int], corpus_size: int, count: int
+) -> dict[str, list[int]]:
+    """Up to `count` ranks, evenly spread, above, inside and below a query's window (Fig. 6).
+
+    Args:
+        target_rank: 0-based; "above" starts after it.
+        window: first and last rank of the set.
+        corpus_size: N.
+    """
+    start, end = window
+    zones = {
+        "above": range(target_rank + 1, start),
+        "inside": range(start, end + 1),
+        "below": range(end + 1, corpus_size),
+    }
+    return {
+        name: sorted({zone[int(i)] for i in np.linspace(0, len(zone) - 1, count)}) if zone else []
+        for name, zone in zones.items()
+    }
+
+
+def _inside_window(window: Window, target_ranks: Tensor, n: int) -> Tensor:
+    """(q, N) by rank: in the set, that is in the window and not the target."""
+    ranks = torch.arange(n, device=target_ranks.device)
+    start, stop = (bound[:, None] for bound in window)
+    return (ranks >= start) & (ranks < stop) & (ranks != target_ranks[:, None])
+
+
+def _describe(
+    ranking: Ranking,
+    target_ranks: Tensor,
+    window: Window,
+    inside: Tensor,
+    relevance: Tensor | None,
+) -> pd.DataFrame:
+    """The report's rows for one chunk of queries."""
+    scores = ranking.scores.double()
+    centred = scores - scores.mean(dim=1, keepdim=True)
+    target_scores = scores.gather(1, target_ranks[:, None]).squeeze(1)
+    ranks = torch.arange(scores.shape[1], device=scores.device)
+    empty = ~inside.any(dim=1)
+    start = inside.int().argmax(dim=1).double().masked_fill(empty, torch.nan)
+    end = torch.where(inside, ranks, -1).amax(dim=1).double().masked_fill(empty, torch.nan)
+    columns = {
+        "target_rank": target_ranks,
+        "window_start": start,
+        "window_end": end,
+        "set_size": inside.sum(dim=1),
+        "score_margin": target_scores - _masked_mean(scores, inside),
+        "score_skewness": (centred**3).mean(dim=1) / (centred**2).mean(dim=1).pow(1.5),
+    }
+    if relevance is not None:
+        graded = relevance.gather(1, ranking.order)
+        wanted = graded.gather(1, target_ranks[:, None])
+        below_target = scores < target_scores[:, None]
+        false_negative = (graded >= wanted) & (ranks != target_ranks[:, None])
+        columns |= {
+            "relevance_above": _masked_mean(graded, below_target & (ranks < start[:, None])),
+            "relevance_inside": _masked_mean(graded, inside),
+            "relevance_below": _masked_mean(graded, ranks > end[:, None]),
+            "false_negatives": (false_negative & inside).sum(dim=1),
+            "false_negatives_top10": false_negative[:, :10].sum(dim=1),
+        }
+    return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(q, N) -> (q,) mean where the mask holds; NaN where it holds nowhere."""
+    return values.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1)

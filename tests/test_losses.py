@@ -1,0 +1,53 @@
+"""Objectives: drawn cases, NumPy references, invariances, edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from qure_lib.losses import bradley_terry_loss, info_nce_loss
+
+
+def test_bradley_terry_on_a_drawn_pair():
+    # tau = 0.1, margin 0.1: -log sigmoid(1)
+    loss = bradley_terry_loss(torch.tensor([0.6]), torch.tensor([0.5]), 0.1)
+    assert loss.item() == pytest.approx(np.log(1 + np.exp(-1)), rel=1e-6)
+
+
+def test_bradley_terry_is_the_divergence_that_the_release_writes():
+    positive, negative = torch.rand(2, 50, dtype=torch.float64)
+    log_q = torch.log_softmax(torch.stack([positive, negative], dim=1) / 0.07, dim=1)
+    p = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(50, 2)
+    kl = torch.nn.functional.kl_div(log_q, p, reduction="batchmean")
+    torch.testing.assert_close(bradley_terry_loss(positive, negative, 0.07), kl)
+
+
+def test_several_negatives_are_averaged_as_pairs():
+    positive, negatives = torch.rand(8), torch.rand(8, 3)
+    pairs = [bradley_terry_loss(positive, negatives[:, k], 0.07) for k in range(3)]
+    torch.testing.assert_close(bradley_terry_loss(positive, negatives, 0.07), sum(pairs) / 3)
+
+
+def test_a_common_offset_moves_neither_loss():
+    positive, negative, scores = torch.rand(8), torch.rand(8), torch.rand(8, 8)
+    moved = bradley_terry_loss(positive + 0.3, negative + 0.3, 0.07)
+    torch.testing.assert_close(moved, bradley_terry_loss(positive, negative, 0.07))
+    torch.testing.assert_close(info_nce_loss(scores + 0.3, 0.07), info_nce_loss(scores, 0.07))
+
+
+def test_bradley_terry_stays_finite_far_from_zero():
+    loss = bradley_terry_loss(torch.tensor([-1.0]), torch.tensor([1.0]), 1e-3)
+    assert loss.item() == pytest.approx(2000)
+
+
+def test_info_nce_against_numpy():
+    scores = np.random.default_rng(0).uniform(-1, 1, (6, 6))
+    shares = np.exp(scores / 0.07) / np.exp(scores / 0.07).sum(axis=1, keepdims=True)
+    expected = -np.log(np.diag(shares)).mean()
+    assert info_nce_loss(torch.tensor(scores), 0.07).item() == pytest.approx(expected)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="same B"):
+        bradley_terry_loss(torch.rand(3), torch.rand(4), 0.07)
+    with pytest.raises(ValueError, match=r"\(B, B\)"):
+        info_nce_loss(torch.rand(3, 4), 0.07)
