@@ -1,0 +1,190 @@
+"""Tables: per-query results -> the paper's layouts, and reproduced beside published numbers.
+
+A *summary* is a frame with one row a measure and the columns measure, estimate, low, high, n.
+Measures carry the names of the published files' columns ("dress_r10"), rates are in per cent.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qure_lib.metrics import recall_at_k
+from qure_lib.reports import Reports
+from qure_lib.statistics import Interval, bootstrap_ci
+
+
+def save_table(frame: pd.DataFrame, name: str, caption: str, reports: Reports) -> None:
+    """Write a table as CSV (full precision) and Markdown (to be read), with a note for the index.
+
+    Args:
+        frame: the table; its index is not written.
+        name: file name without suffix, by the paper's number ("table2_synthfashion", "extra_...").
+        caption: the first sentence is the title in the index.
+        reports: where the table goes.
+
+    Raises:
+        ValueError: an empty frame, or a name that is no plain file name.
+    """
+    if frame.empty:
+        raise ValueError(f"table {name}: no rows; pass the frame that the table shows")
+    stem = reports.write_note("table", name, caption)
+    frame.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+    stem.with_suffix(".md").write_text(to_markdown(frame), encoding="utf-8")
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The frame as a Markdown table, numbers to the right and floats with two decimals."""
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    rule = ["---:" if right else "---" for right in numeric]
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    lines = [[str(column) for column in frame.columns], rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if value is pd.NA:
+        return "-"
+    if isinstance(value, float):
+        if np.isnan(value):
+            return "-"
+        return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+    return str(value).replace("|", "\\|")
+
+
+def summarise_recall(ranks: pd.DataFrame, ks: tuple[int, ...] = (10, 50)) -> pd.DataFrame:
+    """Recall@K by category, its mean over the categories, and the mean of those: a summary.
+
+    Every category counts the same in the means: a query weighs 1 / its category's size.
+
+    Args:
+        ranks: one row a query, with the columns category and rank (of the target, 0-based).
+        ks: the cut-offs.
+
+    Returns:
+        Summary in per cent, in the published order: dress_r10, dress_r50, ..., avg_r10, avg_r50,
+        avg; `n` is the number of queries and the interval is bootstrapped over them.
+
+    Source: METHOD section 6, FashionIQ val.
+    """
+    hits = {k: 100 * np.asarray(recall_at_k(ranks["rank"].to_numpy(), k)) for k in ks}
+    category = ranks["category"].to_numpy()
+    weights = (1 / ranks.groupby("category")["rank"].transform("size")).to_numpy()
+    rows = [
+        _row(f"{name}_r{k}", bootstrap_ci(hits[k][category == name]))
+        for name in dict.fromkeys(category)
+        for k in ks
+    ]
+    rows += [_row(f"avg_r{k}", bootstrap_ci(hits[k], weights=weights)) for k in ks]
+    rows += [_row("avg", bootstrap_ci(np.mean(list(hits.values()), axis=0), weights=weights))]
+    return pd.DataFrame(rows)
+
+
+def _row(measure: str, interval: Interval) -> dict[str, object]:
+    return {
+        "measure": measure,
+        "estimate": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+
+
+def summarise_counts(counts: pd.Series) -> pd.DataFrame:
+    """Counts by name as a summary: a count is exact, so low = high = estimate."""
+    columns = dict.fromkeys(("estimate", "low", "high", "n"), counts.to_numpy())
+    return pd.DataFrame({"measure": counts.index.to_numpy()} | columns)
+
+
+def results_table(
+    ranks: Mapping[str, pd.DataFrame], ks: tuple[int, ...] = (10, 50)
+) -> pd.DataFrame:
+    """Recall in the layout of Tables 2 and 7: one row a method, "46.8 [44.6, 49.0]" a cell.
+
+    Args:
+        ranks: method -> one row a query, with the columns category and rank (0-based).
+        ks: the cut-offs.
+    """
+    rows = []
+    for method, frame in ranks.items():
+        summary = summarise_recall(frame, ks)
+        cells = {r.measure: interval_text(r.estimate, r.low, r.high) for r in summary.itertuples()}
+        rows.append({"method": method} | cells | {"queries": len(frame)})
+    return pd.DataFrame(rows)
+
+
+def interval_text(estimate: float, low: float, high: float) -> str:
+    """An estimate and its interval as a reader wants them: "46.8 [44.6, 49.0]"."""
+    return f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def read_published(path: str | Path, method: str | None = None, **where: str) -> pd.Series:
+    """One method's published numbers, indexed by measure.
+
+    Args:
+        path: a file of reports/published/.
+        method: the row to take; None for a file with a row a measure (name, value, ...).
+        where: further columns that choose the row (backbone="BLIP-2").
+
+    Raises:
+        ValueError: the file is missing, or not exactly one row fits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; the published numbers are in reports/published/")
+    frame = pd.read_csv(path)
+    if method is None:
+        return frame.set_index(frame.columns[0]).iloc[:, 0].rename("published")
+    where = {"method": method, **where}
+    rows = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)]
+    if len(rows) != 1:
+        raise ValueError(f"{path}: {len(rows)} rows with {where}; name one row")
+    return rows.iloc[0].drop(list(where)).rename("published")
+
+
+def compare_with_published(
+    summary: pd.DataFrame, published: pd.Series, same_protocol: bool
+) -> pd.DataFrame:
+    """Put reproduced numbers beside published ones and judge each by one rule.
+
+    "reproduced": the published number lies in the interval, at the published two decimals.
+    "differs": it does not. "in kind": another data set or protocol, so only the direction of a
+    claim can be judged. "not published": there is no such number.
+
+    Args:
+        summary: measure, estimate, low, high, n; a count has low = high = estimate.
+        published: numbers by measure; see `read_published`.
+        same_protocol: whether data set and protocol are the published ones.
+
+    Returns:
+        Columns measure, reproduced, low, high, n, published, difference, verdict.
+    """
+    known = pd.to_numeric(published.reindex(summary["measure"])).to_numpy()
+    low, high = (summary[column].astype(float).round(2) for column in ("low", "high"))
+    inside = np.where((low <= known) & (known <= high), "reproduced", "differs")
+    verdict = np.where(np.isnan(known), "not published", inside if same_protocol else "in kind")
+    return summary.rename(columns={"estimate": "reproduced"}).assign(
+        published=known,
+        difference=summary["estimate"].to_numpy() - known if same_protocol else np.nan,
+        verdict=verdict,
+    )
+
+
+def verdict_line(compared: pd.DataFrame) -> str:
+    """One line that counts the verdicts of `compare_with_published`."""
+    counts = compared["verdict"].value_counts(sort=False)
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"Verdict: of {len(compared)} numbers, {parts}."
+
+
+def direction(difference: Interval) -> str:
+    """What an interval of a difference says: "better" or "worse" where it leaves out zero.
+
+    "within noise" otherwise.
+    """
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "within noise"

@@ -1,0 +1,222 @@
+"""qure_lib.data: what is read, how captions are joined, and what each refusal says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from qure_lib import data
+from qure_lib.tables import read_published
+
+TRIPLET = {"candidate": "a", "target": "b", "captions": ["is red.", "has a v neck?"]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three images a category and split: a (reference) -> b (target), and c."""
+    for category in data.CATEGORIES:
+        for split in data.SPLITS:
+            ids = [f"{category}-{split}-{name}" for name in "abc"]
+            entry = TRIPLET | {"candidate": ids[0], "target": ids[1]}
+            write(tmp_path / "image_splits" / f"split.{category}.{split}.json", ids)
+            write(tmp_path / "captions" / f"cap.{category}.{split}.json", [entry])
+            for image_id in ids:
+                draw(tmp_path / "images" / f"{image_id}.png")
+    return tmp_path
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def draw(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change the first triplet of a captions file."""
+    entries = json.loads(path.read_text())
+    write(path, [entries[0] | changes, *entries[1:]])
+
+
+def test_a_query_ranks_its_own_category_and_split(root):
+    shirts = data.load_fashioniq(root, "val")["shirt"]
+    assert shirts.corpus.image_ids == ("shirt-val-a", "shirt-val-b", "shirt-val-c")
+    assert shirts.target_positions.tolist() == [1]
+    assert shirts.triplets[0].caption == "Is red and has a v neck"
+    assert shirts.triplets[0].phrases == ("is red.", "has a v neck?")
+    assert len(shirts) == 1 and len(shirts.corpus) == 3
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names"), [("original", "abc"), ("union", "ab"), ("targets", "b")]
+)
+def test_the_three_corpora_differ_by_name(root, corpus, names):
+    dresses = data.load_fashioniq(root, "train", corpus=corpus)["dress"]
+    assert dresses.corpus.image_ids == tuple(f"dress-train-{name}" for name in names)
+    assert set(dresses.images) >= {"dress-train-a", "dress-train-b"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ("is RED.", "Has a V-neck, ", "Is red and Has a V-neck"),
+        ("", "has sleeves", " and has sleeves"),
+        ("darker and not as shiny", ".", "Darker and not as shiny and "),
+        ("? is blue", "no.1 logo", "Is blue and no.1 logo"),
+    ],
+)
+def test_phrases_join_as_in_the_release(first, second, joined):
+    rule = first.strip(".?, ").capitalize() + " and " + second.strip(".?, ")
+    assert data.join_phrases(first, second) == joined == rule
+
+
+def test_annotations_alone_need_no_image_files(root):
+    (root / "images" / "dress-val-c.png").unlink()
+    assert len(data.load_fashioniq(root, "val", images=False)["dress"].corpus) == 3
+    with pytest.raises(ValueError, match=r"1 image files? .*missing.*dress-val-c\.png.*make data"):
+        data.load_fashioniq(root, "val")
+
+
+def test_a_truncated_file_is_named(root):
+    path = root / "captions" / "cap.toptee.val.json"
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(ValueError, match=r"cap\.toptee\.val\.json.*truncated"):
+        data.load_fashioniq(root, "val")
+
+
+def test_a_missing_file_names_the_remedy(root):
+    (root / "image_splits" / "split.dress.train.json").unlink()
+    with pytest.raises(ValueError, match=r"split\.dress\.train\.json is missing.*make data"):
+        data.load_fashioniq(root, "train")
+
+
+def test_an_object_where_a_list_belongs_is_refused(root):
+    write(root / "image_splits" / "split.dress.val.json", {"images": []})
+    with pytest.raises(ValueError, match="expected a list, found dict"):
+        data.load_fashioniq(root, "val")
+
+
+def test_a_triplet_without_target_is_named_by_its_row(root):
+    entry = {key: value for key, value in TRIPLET.items() if key != "target"}
+    write(root / "captions" / "cap.dress.val.json", [entry])
+    with pytest.raises(ValueError, match=r"cap\.dress\.val\.json, entry 0: no \['target'\]"):
+        data.load_fashioniq(root, "val")
+
+
+@pytest.mark.parametrize("image_id", ["../../etc/passwd", "", 7, "a/b", "..", None])
+def test_an_id_that_is_no_plain_name_never_becomes_a_path(root, image_id):
+    write(root / "image_splits" / "split.dress.val.json", ["dress-val-a", image_id])
+    with pytest.raises(ValueError, match=r"split\.dress\.val\.json, entry 1: .* no image id"):
+        data.load_fashioniq(root, "val")
+
+
+@pytest.mark.parametrize("captions", [["one"], ["a", "b", "c"], [None, "b"]])
+def test_a_triplet_needs_two_phrases(root, captions):
+    edit(root / "captions" / "cap.dress.val.json", captions=captions)
+    with pytest.raises(ValueError, match="entry 0: 'captions' must hold two strings"):
+        data.load_fashioniq(root, "val")
+
+
+def test_a_dangling_id_is_refused_by_the_loader_and_counted_by_the_report(root):
+    edit(root / "captions" / "cap.shirt.val.json", target="nowhere")
+    with pytest.raises(ValueError, match=r"entry 0: image 'nowhere' is not in split\.shirt\.val"):
+        data.load_fashioniq(root, "val")
+    report = data.integrity_report(root).set_index(["category", "split"])
+    assert report["dangling_ids"].to_dict()["shirt", "val"] == 1
+    assert report["dangling_ids"].sum() == 1
+
+
+def test_the_report_counts_every_planted_fault(root):
+    good = TRIPLET | {"candidate": "dress-val-a", "target": "dress-val-b"}
+    silent = good | {"target": "dress-val-c", "captions": [" .", "has a v neck"]}
+    write(root / "captions" / "cap.dress.val.json", [good, good, silent])
+    ids = ["dress-val-a", "dress-val-b", "dress-val-c", "dress-val-a", "dress-train-a"]
+    write(root / "image_splits" / "split.dress.val.json", ids)
+    row = data.integrity_report(root).query("category == 'dress' and split == 'val'").iloc[0]
+    assert row.to_dict() == {
+        "category": "dress",
+        "split": "val",
+        "images": 4,
+        "triplets": 3,
+        "repeated_ids": 1,
+        "dangling_ids": 0,
+        "duplicate_pairs": 1,
+        "empty_phrases": 1,
+        "train_val_overlap": 1,
+    }
+
+
+def test_ids_in_two_categories_are_counted(root):
+    write(root / "image_splits" / "split.toptee.val.json", ["shirt-val-a", "shirt-val-b", "x"])
+    shared = data.count_shared_images(root).set_index(["split", "first", "second"])["shared"]
+    assert shared["val", "shirt", "toptee"] == 2
+    assert shared.sum() == 2
+
+
+def test_every_count_has_one_name(root):
+    counts = data.annotation_counts(root)
+    assert counts["dress_train_images"] == 3 and counts["toptee_val_triplets"] == 1
+    faults = ["repeated_ids", "dangling_ids", "duplicate_pairs", "empty_phrases"]
+    assert counts[[*faults, "train_val_overlap", "shirt_toptee_val_shared"]].sum() == 0
+    assert counts.index.is_unique
+
+
+def test_an_unknown_id_or_choice_is_refused(root):
+    with pytest.raises(ValueError, match="'elsewhere' is not in this corpus of 3"):
+        data.load_fashioniq(root, "val")["dress"].corpus.positions(["elsewhere"])
+    with pytest.raises(ValueError, match="split must be"):
+        data.load_fashioniq(root, "test")
+    with pytest.raises(ValueError, match="corpus must be"):
+        data.load_fashioniq(root, "val", corpus="gallery")
+
+
+def test_graded_relevance_is_the_share_of_wanted_attributes(root):
+    colours = {"a": "red", "b": "blue", "c": "blue"}
+    images = {
+        f"dress-val-{name}": {"colour": colour, "neck": "v" if name == "b" else "round"}
+        for name, colour in colours.items()
+    }
+    write(root / "synthfashion.json", {"images": images})
+    wanted = [{"wanted": {"colour": "blue", "neck": "v"}}]
+    write(root / "relevance" / "rel.dress.val.json", wanted)
+    dresses = data.load_fashioniq(root, "val")["dress"]
+    relevance = data.load_graded_relevance(root, dresses, "val")
+    assert relevance.tolist() == [[0.0, 1.0, 0.5]]
+    write(root / "relevance" / "rel.dress.val.json", wanted * 2)
+    with pytest.raises(ValueError, match="2 rows for 1 queries"):
+        data.load_graded_relevance(root, dresses, "val")
+
+
+def test_a_data_set_without_relevance_says_none(root):
+    dresses = data.load_fashioniq(root, "val")["dress"]
+    assert data.load_graded_relevance(root, dresses, "val") is None
+
+
+def test_false_negatives_are_the_others_at_least_as_relevant_as_the_target():
+    # image             0    1    2    3      target: 1, then 0
+    relevance = torch.tensor([[1.0, 0.8, 0.8, 0.2], [1.0, 0.8, 0.8, 0.2]])
+    assert data.count_false_negatives(relevance, torch.tensor([1, 0])).tolist() == [2, 0]
+
+
+def test_the_folder_of_real_annotations_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("QURE_DATA", raising=False)
+    assert data.real_annotations("fashioniq") is None
+    monkeypatch.setenv("QURE_DATA", str(tmp_path))
+    assert data.real_annotations("fashioniq") is None
+    (tmp_path / "fashioniq").mkdir()
+    assert data.real_annotations("fashioniq") == tmp_path / "fashioniq"
+
+
+def test_the_real_annotations_hold_the_published_counts():
+    root = data.real_annotations("fashioniq")
+    if root is None:
+        pytest.skip("QURE_DATA holds no FashionIQ annotations")
+    file = Path(__file__).parents[1] / "reports" / "published" / "fashioniq_counts.csv"
+    published = read_published(file).to_dict()
+    counts = data.annotation_counts(root)
+    assert {name: counts[name] for name in published} == published

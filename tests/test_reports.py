@@ -1,0 +1,156 @@
+"""The report folder: notes, what a failed run leaves, and the page."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from qure_lib.reports import Reports, build_index, replacing_outputs
+
+
+def add_figure(reports, name="fig7_score_curve", caption="Scores, sorted (Fig. 7). More of it."):
+    stem = reports.write_note("figure", name, caption)
+    Image.new("RGB", (600, 300), "white").save(stem.with_suffix(".png"), dpi=(300, 300))
+    stem.with_suffix(".pdf").write_bytes(b"%PDF")
+    stem.with_suffix(".csv").write_text("rank,score\n0,1\n")
+    return stem
+
+
+def add_table(reports, name="table2_recall", caption="Recall. With intervals."):
+    stem = reports.write_note("table", name, caption)
+    stem.with_suffix(".csv").write_text("method,r10\na|<b>,1.5\n")
+    stem.with_suffix(".md").write_text("| method | r10 |\n| --- | ---: |\n| a\\|<b> | 1.50 |\n")
+    return stem
+
+
+@pytest.fixture
+def reports(tmp_path):
+    return Reports(tmp_path / "reports", "03_hard_negatives")
+
+
+def test_a_note_says_what_the_page_needs(reports):
+    stem = reports.write_note("figure", "fig7", "Scores of\n one query (Fig. 7, vs. text). Then.")
+    assert stem == reports.figures / "fig7"
+    assert json.loads(stem.with_suffix(".json").read_text()) == {
+        "kind": "figure",
+        "name": "fig7",
+        "title": "Scores of one query (Fig. 7, vs. text)",
+        "caption": "Scores of one query (Fig. 7, vs. text). Then.",
+        "notebook": "03_hard_negatives",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "caption", "message"),
+    [
+        ("picture", "fig7", "A caption.", "unknown kind 'picture'"),
+        ("figure", "../fig7", "A caption.", "letters, digits"),
+        ("figure", "fig7.5", "A caption.", "letters, digits"),
+        ("table", "table2", " \n", "caption is empty"),
+    ],
+)
+def test_a_note_that_would_mislead_is_refused(reports, kind, name, caption, message):
+    with pytest.raises(ValueError, match=message):
+        reports.write_note(kind, name, caption)
+
+
+def test_the_page_shows_every_item_and_loads_nothing(reports):
+    add_figure(reports), add_table(reports)
+    add_table(Reports(reports.root, "06_preference_study"), "table4_preference")
+    page = build_index(reports.root).read_text()
+    for words in ("Scores, sorted (Fig. 7)", "More of it.", "With intervals.", "a|&lt;b&gt;"):
+        assert words in page
+    assert 'src="data:image/png;base64,' in page
+    assert page.index('id="03_hard_negatives"') < page.index('id="06_preference_study"')
+    for link in ("figures/fig7_score_curve.pdf", "tables/table2_recall.md"):
+        assert f'href="{link}"' in page and (reports.root / link).is_file()
+    assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", page)
+
+
+def test_the_same_reports_give_the_same_bytes(reports):
+    add_figure(reports), add_table(reports)
+    first = build_index(reports.root).read_bytes()
+    assert build_index(reports.root).read_bytes() == first
+
+
+def test_items_follow_the_order_of_the_executed_notebook(reports):
+    for name in ("table1", "table2", "table3"):
+        add_table(reports, name, f"{name} shows.")
+    cells = [
+        {"cell_type": "markdown", "source": "# 03 Which?\n\nIt *matters* to [us](x).\n\n| a | b |"},
+        {"cell_type": "code", "source": ['save_table(a, "table3")\n', 'save_table(b, "table1")']},
+    ]
+    metadata = {"qure_lib": {"profile": "mini", "commit": "1" * 40, "versions": {"torch": "2"}}}
+    executed = reports.root / "executed" / "03_hard_negatives.ipynb"
+    executed.parent.mkdir()
+    executed.write_text(json.dumps({"cells": cells, "metadata": metadata}))
+    page = build_index(reports.root).read_text()
+    assert re.findall(r'<figure id="table-(\w+)"', page) == ["table3", "table1", "table2"]
+    assert "<h2>03 Which?</h2>" in page and "It matters to us" in page
+    assert "<b>mini</b> · commit 111111111 · torch 2" in page
+    assert 'href="executed/03_hard_negatives.ipynb"' in page
+
+
+def test_an_empty_folder_has_no_page(tmp_path):
+    with pytest.raises(ValueError, match="make reproduce"):
+        build_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "fig7_score_curve.json: not JSON"),
+        ("[]", "needs the keys"),
+        ('{"kind": "figure"}', "needs the keys"),
+        ('{"kind":"table","name":"fig7_score_curve","title":"","caption":"","notebook":""}', "des"),
+    ],
+)
+def test_a_broken_note_is_named(reports, text, message):
+    add_figure(reports).with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build_index(reports.root)
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".png", ".csv"])
+def test_a_missing_file_is_named(reports, suffix):
+    add_figure(reports).with_suffix(suffix).unlink()
+    with pytest.raises(ValueError, match=rf"fig7_score_curve\{suffix} is missing.*03_hard"):
+        build_index(reports.root)
+
+
+def names(reports):
+    return sorted(p.name for p in reports.root.rglob("*") if p.is_file())
+
+
+def test_success_leaves_nothing_stale(reports):
+    add_figure(reports), add_table(reports, "table1_old")
+    add_table(Reports(reports.root, "04_training"), "table_of_another")
+    with replacing_outputs(reports.root, reports.notebook):
+        add_table(reports, "table2_new")
+    expected = [
+        f"{n}.{s}" for n in ("table2_new", "table_of_another") for s in ("csv", "json", "md")
+    ]
+    assert names(reports) == expected
+
+
+def test_failure_brings_back_what_was_there(reports):
+    add_figure(reports), add_table(reports)
+    before = names(reports)
+    with pytest.raises(KeyboardInterrupt), replacing_outputs(reports.root, reports.notebook):
+        add_table(reports, caption="Half a run.")
+        add_table(reports, "table_half")
+        raise KeyboardInterrupt
+    assert names(reports) == before
+    assert "Recall" in (reports.tables / "table2_recall.json").read_text()
+
+
+def test_what_a_killed_run_had_set_aside_comes_back(reports):
+    add_table(reports)
+    before = names(reports)
+    killed = replacing_outputs(reports.root, reports.notebook)
+    killed.__enter__()  # and never left
+    add_table(reports, "table_half")
+    with pytest.raises(RuntimeError), replacing_outputs(reports.root, reports.notebook):
+        raise RuntimeError
+    assert names(reports) == before

@@ -1,0 +1,145 @@
+"""qure_lib.tables: the published layout, and one rule for every verdict."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qure_lib import tables
+from qure_lib.reports import Reports
+from qure_lib.statistics import Interval
+
+
+def ranks() -> pd.DataFrame:
+    """Recall@10 of dress 1/2, shirt 3/4; Recall@50 of dress 2/2, shirt 3/4."""
+    return pd.DataFrame({"category": ["dress"] * 2 + ["shirt"] * 4, "rank": [9, 10, 0, 0, 5, 50]})
+
+
+def summary(**columns: float) -> pd.DataFrame:
+    row = {"measure": "avg_r10", "estimate": 52.0, "low": 50.0, "high": 54.0, "n": 6016}
+    return pd.DataFrame([row | columns])
+
+
+@pytest.mark.parametrize(
+    ("published", "same_protocol", "verdict"),
+    [
+        (52.60, True, "reproduced"),
+        (54.00, True, "reproduced"),
+        (49.99, True, "differs"),
+        (54.01, True, "differs"),
+        (52.60, False, "in kind"),
+        (99.00, False, "in kind"),
+        (np.nan, True, "not published"),
+        (np.nan, False, "not published"),
+    ],
+)
+def test_the_verdict_follows_one_rule(published, same_protocol, verdict):
+    known = pd.Series({"avg_r10": published})
+    compared = tables.compare_with_published(summary(), known, same_protocol)
+    assert compared["verdict"].tolist() == [verdict]
+
+
+def test_a_published_number_is_compared_at_its_own_two_decimals():
+    interval = summary(low=50.0, high=53.9951)
+    compared = tables.compare_with_published(interval, pd.Series({"avg_r10": 54.0}), True)
+    assert compared["verdict"].tolist() == ["reproduced"]
+
+
+def test_a_count_must_be_met_exactly():
+    counted = tables.summarise_counts(pd.Series({"triplets": 5985}))
+    for published, verdict in ((5985, "reproduced"), (5986, "differs")):
+        known = pd.Series({"triplets": published})
+        compared = tables.compare_with_published(counted, known, True)
+        assert compared["verdict"].tolist() == [verdict]
+
+
+def test_a_difference_is_given_only_under_the_same_protocol():
+    known = pd.Series({"avg_r10": 52.6})
+    same = tables.compare_with_published(summary(), known, True)
+    other = tables.compare_with_published(summary(), known, False)
+    assert same["difference"].tolist() == [pytest.approx(-0.6)]
+    assert other["difference"].isna().all()
+
+
+def test_a_measure_that_the_paper_lacks_is_said_to_lack():
+    compared = tables.compare_with_published(summary(), pd.Series({"map5": 23.22}), True)
+    assert compared["verdict"].tolist() == ["not published"]
+
+
+def test_the_verdict_line_counts():
+    compared = pd.DataFrame({"verdict": ["reproduced", "differs", "reproduced"]})
+    assert tables.verdict_line(compared) == "Verdict: of 3 numbers, 2 reproduced, 1 differs."
+
+
+def test_every_category_counts_the_same_in_the_averages():
+    result = tables.summarise_recall(ranks()).set_index("measure")
+    assert result["estimate"].to_dict() == pytest.approx(
+        {
+            "dress_r10": 50.0,
+            "dress_r50": 100.0,
+            "shirt_r10": 75.0,
+            "shirt_r50": 75.0,
+            "avg_r10": 62.5,
+            "avg_r50": 87.5,
+            "avg": 75.0,
+        }
+    )
+    assert result["n"].to_dict()["avg"] == 6
+    assert (result["low"] <= result["estimate"]).all()
+    assert (result["estimate"] <= result["high"]).all()
+
+
+def test_the_results_table_has_the_published_columns_and_one_row_a_method():
+    frame = tables.results_table({"between_drops": ranks(), "top_k": ranks()})
+    assert frame["method"].tolist() == ["between_drops", "top_k"]
+    assert list(frame.columns[1:-1]) == tables.summarise_recall(ranks())["measure"].tolist()
+    assert frame["queries"].tolist() == [6, 6]
+    assert frame.loc[0, "dress_r50"] == "100.0 [100.0, 100.0]"
+
+
+def test_a_saved_table_is_csv_markdown_and_note(tmp_path):
+    reports = Reports(tmp_path, "04_training")
+    frame = pd.DataFrame({"method": ["QuRe"], "avg_r10": [52.6], "queries": [6016]})
+    tables.save_table(frame, "table2_fashioniq", "Recall. Val, original split.", reports)
+    pd.testing.assert_frame_equal(pd.read_csv(reports.tables / "table2_fashioniq.csv"), frame)
+    assert (reports.tables / "table2_fashioniq.md").read_text() == (
+        "| method | avg_r10 | queries |\n| --- | ---: | ---: |\n| QuRe | 52.60 | 6016 |\n"
+    )
+    note = json.loads((reports.tables / "table2_fashioniq.json").read_text())
+    assert note["kind"] == "table" and note["title"] == "Recall"
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="table t: no rows"):
+        tables.save_table(pd.DataFrame({"a": []}), "t", "c", Reports(tmp_path, "04_training"))
+
+
+def test_markdown_cells():
+    frame = pd.DataFrame({"a": [0.0005, np.nan, 12.345], "b": [True, False, True], "c": "x|y"})
+    rows = tables.to_markdown(frame).splitlines()[2:]
+    assert rows == ["| 0.0005 | yes | x\\|y |", "| - | no | x\\|y |", "| 12.35 | yes | x\\|y |"]
+
+
+def test_published_rows_are_found_by_name(tmp_path):
+    path = tmp_path / "table7.csv"
+    path.write_text("method,backbone,avg\nQuRe,BLIP,57.08\nQuRe,BLIP-2,63.04\n")
+    assert tables.read_published(path, "QuRe", backbone="BLIP-2").to_dict() == {"avg": 63.04}
+    with pytest.raises(ValueError, match="2 rows with .*QuRe"):
+        tables.read_published(path, "QuRe")
+    with pytest.raises(ValueError, match=r"table9\.csv is missing"):
+        tables.read_published(tmp_path / "table9.csv", "QuRe")
+
+
+def test_a_published_file_with_a_row_a_measure(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text('quantity,count,source\ntriplets,5985,"FashionIQ, f71b16c"\n')
+    assert tables.read_published(path).to_dict() == {"triplets": 5985}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 2, "better"), (-2, -0.1, "worse"), (-1, 1, "within noise"), (0, 1, "within noise")],
+)
+def test_a_direction_needs_an_interval_without_zero(low, high, verdict):
+    assert tables.direction(Interval((low + high) / 2, low, high, 10, 10)) == verdict
