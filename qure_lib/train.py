@@ -1,0 +1,362 @@
+"""The published training loop: warm-up, redefinition of hard negatives, steps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .config import TrainConfig
+from .data import QuerySet, load_fashioniq, load_graded_relevance
+from .embeddings import Retriever
+from .evaluation import evaluate_fashioniq
+from .files import replacing
+from .losses import bradley_terry_loss, info_nce_loss
+from .metrics import recall_at_k
+from .mining import HardNegativeSet, MiningReport, mine_hard_negatives
+from .model import QuReModel, paired_scores, relevance_scores
+from .runs import (
+    fingerprint,
+    load_checkpoint,
+    run_manifest,
+    save_checkpoint,
+    set_seed,
+    write_json,
+)
+
+
+def _bradley_terry(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:
+    positive = paired_scores(queries, targets)
+    return bradley_terry_loss(positive, paired_scores(queries, negatives), tau)
+
+
+def _info_nce(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:
+    return info_nce_loss(relevance_scores(queries, targets), tau)
+
+
+# The one place to touch to add an objective: (B, D) queries, (B, T, D) targets and negatives, and
+# the temperature -> a loss. In-batch contrast mines nothing and leaves the negatives alone.
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "bradley_terry": _bradley_terry,
+    "info_nce": _info_nce,
+}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training queries over their pools of negatives, val queries over the protocol's corpus.
+
+    Both by category. relevance: (Q, N) graded relevance a category, where the data set knows it.
+    """
+
+    train: dict[str, QuerySet]
+    val: dict[str, QuerySet]
+    relevance: dict[str, Tensor | None]
+
+    @property
+    def images(self) -> dict[str, Path]:
+        """Every distinct image of both splits, by id."""
+        both = [*self.train.values(), *self.val.values()]
+        return {i: path for queries in both for i, path in queries.images.items()}
+
+
+def load_training_data(root: str | Path) -> TrainingData:
+    """FashionIQ's layout at `root`, by the published protocol (METHOD sections 3 and 6).
+
+    Training negatives come from the same category's train targets; val ranks the original split.
+    """
+    queries = load_fashioniq(root, "train", corpus="targets")
+    relevance = {c: load_graded_relevance(root, q, "train") for c, q in queries.items()}
+    return TrainingData(queries, load_fashioniq(root, "val"), relevance)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run's folder. history: one row an epoch; mining: one row a definition, category.
+
+    Files: run.json (manifest), history.csv, mining.csv, last/ and best/ (models), definitions/
+    (trained weights and per-query figures at each definition), checkpoint.pt.
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    mining: pd.DataFrame
+
+    def load(self, model: QuReModel, stage: str | int) -> QuReModel:
+        """Put the trained weights of a stage into `model` and return it.
+
+        Args:
+            stage: "last", "best", or an epoch at which negatives were defined.
+        """
+        if isinstance(stage, str):
+            model.load_state_dict(load_file(self.folder / stage / "model.safetensors"))
+            return model
+        weights = load_file(self.folder / "definitions" / f"epoch_{stage:02d}.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.trainable_parameters().items():
+                parameter.copy_(weights[name])
+        return model
+
+    def mined(self, epoch: int) -> pd.DataFrame:
+        """The mining report's per-query rows of the definition at `epoch`."""
+        return pd.read_csv(self.folder / "definitions" / f"epoch_{epoch:02d}.csv")
+
+
+def train(
+    config: TrainConfig,
+    retriever: Retriever,
+    data: TrainingData,
+    runs: str | Path,
+    name: str,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Train by the published recipe, or go on from, or open, the same run's last checkpoint.
+
+    The run lives in `runs/name-fingerprint`; the fingerprint covers the settings, data, starting
+    weights and this package's code, so a change of any starts afresh. A CPU run repeated with the
+    same seed and threads gives the same bits, interrupted or not.
+
+    Args:
+        retriever: its model is trained in place and ends at the last epoch.
+        on_epoch: called with each finished epoch's row of the history.
+
+    Raises:
+        ValueError: an unknown objective or a damaged checkpoint.
+
+    Source: QuRe, arXiv:2507.12416, Algorithm 1; METHOD section 3 for what the release does.
+    """
+    if config.objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, not {config.objective!r}")
+    loop = _Loop(config, retriever, data, Path(runs), name)
+    for epoch in tqdm(range(loop.epoch, config.epochs), desc=name, unit="epoch", mininterval=1.0):
+        row = loop.run_epoch(epoch)
+        if on_epoch is not None:
+            on_epoch(row)
+    return loop.finish()
+
+
+def define_hard_negatives(
+    retriever: Retriever, data: TrainingData, config: TrainConfig
+) -> dict[str, tuple[HardNegativeSet, MiningReport]]:
+    """Mine every category's training queries with the model as it is now (Algorithm 1)."""
+    return {
+        category: mine_hard_negatives(
+            retriever.embed_queries(queries),
+            retriever.embed_corpus(queries.corpus),
+            queries.target_positions.to(retriever.device),
+            config.mining,
+            data.relevance.get(category),
+            config.memory,
+        )
+        for category, queries in data.train.items()
+    }
+
+
+def learning_rate_at(epoch: int, config: TrainConfig) -> float:
+    """Cosine per epoch from the learning rate down towards its `min_learning_rate_ratio`."""
+    low = config.learning_rate * config.min_learning_rate_ratio
+    cosine = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    return low + (config.learning_rate - low) * cosine
+
+
+class _Loop:
+    """The state of one training run: everything that a checkpoint holds."""
+
+    def __init__(
+        self, config: TrainConfig, retriever: Retriever, data: TrainingData, runs: Path, name: str
+    ) -> None:
+        self.config, self.retriever, self.data, self.name = config, retriever, data, name
+        self.model = retriever.model
+        self.data_hashes = _data_hashes(retriever, data)
+        self.folder = runs / f"{name}-{fingerprint(config=config, data=self.data_hashes)}"
+        self.parameters = self.model.trainable_parameters()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.amp = config.amp and retriever.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
+        self.triplets = [t for q in data.train.values() for t in q.triplets]
+        tokens = retriever.tokenize([t.caption for t in self.triplets])
+        self.input_ids, self.attention_mask = tokens
+        self.negatives = {
+            c: HardNegativeSet.uniform(q.target_positions, len(q.corpus))
+            for c, q in data.train.items()
+        }
+        self.epoch, self.defined_at = 0, 0
+        self.history: list[dict[str, Any]] = []
+        self.mining: list[dict[str, Any]] = []
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        generator = set_seed(self.config.seed * 1_000_003 + epoch)
+        rate = learning_rate_at(epoch, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if epoch in self.config.definition_epochs:
+            self._define(epoch, generator)
+        mined = time.perf_counter()
+        loss = self._steps(self._draw(epoch, generator), generator)
+        trained = time.perf_counter()
+        row = {"epoch": epoch, "loss": loss, "learning_rate": rate}
+        row["temperature"] = self.model.temperature.item()
+        row |= self._validate()
+        ended = time.perf_counter()
+        row |= {
+            "mining_s": mined - started,
+            "training_s": trained - mined,
+            "val_s": ended - trained,
+        }
+        self._keep(epoch, row)
+        return row
+
+    def _define(self, epoch: int, generator: torch.Generator) -> None:
+        """Mine every category's hard negatives, and print and save the report."""
+        mined = define_hard_negatives(self.retriever, self.data, self.config)
+        for category, (chosen, report) in mined.items():
+            if self.config.without_replacement:
+                chosen = chosen.shuffled(generator)
+            self.negatives[category] = chosen
+            row = {"epoch": epoch, "category": category} | report.summary()
+            self.mining.append(_plain_numbers(row))
+            tqdm.write(f"epoch {epoch}, {category}: {report}")
+        self.defined_at = epoch
+        self._keep_definition(epoch, {c: report for c, (_, report) in mined.items()})
+
+    def _keep_definition(self, epoch: int, reports: dict[str, MiningReport]) -> None:
+        stem = self.folder / "definitions" / f"epoch_{epoch:02d}"
+        per_query = pd.concat(
+            report.per_query.assign(
+                category=category, query_id=[t.query_id for t in self.data.train[category].triplets]
+            )
+            for category, report in reports.items()
+        )
+        with replacing(stem.with_suffix(".csv")) as path:
+            per_query.to_csv(path, index=False)
+        with replacing(stem.with_suffix(".safetensors")) as path:
+            save_file({n: p.detach().clone() for n, p in self.parameters.items()}, path)
+
+    def _draw(self, epoch: int, generator: torch.Generator) -> list[str]:
+        """One negative's image id for every triplet."""
+        draw = epoch - self.defined_at if self.config.without_replacement else None
+        return [
+            queries.corpus.image_ids[position]
+            for category, queries in self.data.train.items()
+            for position in self.negatives[category].sample(generator, draw).tolist()
+        ]
+
+    def _steps(self, negatives: list[str], generator: torch.Generator) -> float:
+        """One pass over the triplets. Returns the mean loss."""
+        self.model.train()
+        order = torch.randperm(len(self.triplets), generator=generator)
+        total = 0.0
+        for batch in tqdm(order.split(self.config.batch_size), leave=False, mininterval=1.0):
+            with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
+                loss = self._loss(batch, [negatives[i] for i in batch])
+            if not torch.isfinite(loss):
+                raise ValueError("the loss is not finite; lower the learning rate")
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            total += loss.item() * len(batch)
+        return total / len(self.triplets)
+
+    def _loss(self, batch: Tensor, negatives: list[str]) -> Tensor:
+        triplets = [self.triplets[i] for i in batch]
+        rows = batch.to(self.retriever.device)
+        length = int(self.attention_mask[rows].sum(dim=1).max())
+        queries = self.model.encode_query(
+            self.retriever.read_features([t.reference for t in triplets]),
+            self.input_ids[rows, :length],
+            self.attention_mask[rows, :length],
+        )
+        image_ids = [t.target for t in triplets] + negatives
+        images = self.model.encode_image(self.retriever.read_features(image_ids))
+        objective = OBJECTIVES[self.config.objective]
+        return objective(queries, *images.chunk(2), self.model.temperature)
+
+    def _validate(self) -> dict[str, float]:
+        per_query = evaluate_fashioniq(self.retriever, self.data.val, self.config.memory)
+        hits = {f"val_r{k}": 100 * recall_at_k(per_query["rank"], k) for k in (10, 50)}
+        by_category = per_query.assign(**hits).groupby("category")[list(hits)].mean()
+        return _plain_numbers(by_category.mean().to_dict())
+
+    def _keep(self, epoch: int, row: dict[str, Any]) -> None:
+        """End an epoch: history, best model, and the atomic checkpoint last."""
+        score = row["val_r10"] + row["val_r50"]
+        if all(score > past["val_r10"] + past["val_r50"] for past in self.history):
+            self.model.save(self.folder / "best")
+        self.history.append(row)
+        self.epoch = epoch + 1
+        state = {
+            "epoch": self.epoch,
+            "defined_at": self.defined_at,
+            "history": self.history,
+            "mining": self.mining,
+            "negatives": {c: asdict(n) for c, n in self.negatives.items()},
+            "model": {n: p.detach() for n, p in self.parameters.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, state)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.checkpoint)
+        self.epoch, self.defined_at = state["epoch"], state["defined_at"]
+        self.history, self.mining = state["history"], state["mining"]
+        self.negatives = {c: HardNegativeSet(**n) for c, n in state["negatives"].items()}
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def finish(self) -> Run:
+        history, mining = pd.DataFrame(self.history), pd.DataFrame(self.mining)
+        if not (self.folder / "run.json").exists():
+            self.model.save(self.folder / "last")
+            for file, frame in (("history.csv", history), ("mining.csv", mining)):
+                with replacing(self.folder / file) as path:
+                    frame.to_csv(path, index=False)
+            seconds = history[["mining_s", "training_s", "val_s"]].sum().to_dict()
+            manifest = run_manifest(
+                name=self.name, config=self.config, data=self.data_hashes, seconds=seconds
+            )
+            write_json(self.folder / "run.json", manifest)
+        return Run(self.folder, history, mining)
+
+
+def _plain_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """NumPy's scalars as Python's own: a checkpoint holds nothing that needs code to be read."""
+    return {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
+
+
+def _data_hashes(retriever: Retriever, data: TrainingData) -> dict[str, str]:
+    """Hashes of the triplets and pools, the images' content (by the features), and the weights."""
+    annotations = hashlib.sha256()
+    for queries in [*data.train.values(), *data.val.values()]:
+        annotations.update(repr((queries.triplets, queries.corpus.image_ids)).encode())
+    weights = hashlib.sha256()
+    for name, parameter in sorted(retriever.model.trainable_parameters().items()):
+        weights.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+    return {
+        "annotations": annotations.hexdigest(),
+        "features": retriever.features.key,
+        "starting_weights": weights.hexdigest(),
+    }

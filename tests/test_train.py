@@ -1,0 +1,162 @@
+"""Training end to end on a tiny SynthFashion: it learns, repeats, resumes, and refuses."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from qure_lib.config import MiningConfig, TrainConfig
+from qure_lib.embeddings import Retriever
+from qure_lib.evaluation import evaluate_fashioniq
+from qure_lib.metrics import recall_at_k
+from qure_lib.train import learning_rate_at, load_training_data, train
+
+CONFIG = TrainConfig(epochs=4, n_def=4, learning_rate=1e-3, mining=MiningConfig(search_window=20))
+
+
+@pytest.fixture(scope="module")
+def parts(smoke_world, stage1, tmp_path_factory):
+    torch.set_num_threads(2)
+    data = load_training_data(smoke_world)
+    return Retriever.open(stage1, data.images, tmp_path_factory.mktemp("cache")), data
+
+
+def fresh(retriever):
+    return replace(retriever, model=copy.deepcopy(retriever.model))
+
+
+@pytest.fixture(scope="module")
+def first_run(parts, tmp_path_factory):
+    retriever, data = parts
+    trained = fresh(retriever)
+    return train(CONFIG, trained, data, tmp_path_factory.mktemp("runs"), "first"), trained
+
+
+def weights(run):
+    return (run.folder / "last" / "model.safetensors").read_bytes()
+
+
+def test_loss_falls_and_recall_beats_chance(parts, first_run):
+    run, trained = first_run
+    assert run.history.loss.iloc[-1] < 0.8 * run.history.loss.iloc[0]
+    ranks = evaluate_fashioniq(trained, parts[1].val)
+    chance = 10 / 80  # ten of a category's eighty val images
+    # Stated margin: three times chance. Stage 1 alone, without training, must do worse.
+    assert recall_at_k(ranks["rank"], 10).mean() > 3 * chance
+    untrained = evaluate_fashioniq(parts[0], parts[1].val)
+    assert recall_at_k(ranks["rank"], 10).mean() > recall_at_k(untrained["rank"], 10).mean()
+
+
+def test_what_a_run_leaves_behind(parts, first_run):
+    run, _ = first_run
+    manifest = json.loads((run.folder / "run.json").read_text())
+    assert (
+        manifest["config"]["seed"] == 1000 and manifest["config"]["mining"]["search_window"] == 20
+    )
+    assert manifest["data"]["features"] == parts[0].features.key
+    assert {"torch", "transformers"} <= set(manifest["versions"])
+    assert run.history.epoch.tolist() == [0, 1, 2, 3]
+    assert sorted(set(run.mining.epoch)) == [1, 2, 3] and len(run.mining) == 9
+    assert run.mining.relevance_inside.notna().all()
+    mined = run.mined(2)
+    assert len(mined) == sum(len(q) for q in parts[1].train.values())
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "history.csv"), run.history)
+
+
+def test_the_saved_stages_can_be_loaded(parts, first_run):
+    run, trained = first_run
+    model = copy.deepcopy(parts[0].model)
+    last = run.load(model, "last").state_dict()
+    assert all(torch.equal(v, last[n]) for n, v in trained.model.state_dict().items())
+    early = run.load(copy.deepcopy(parts[0].model), 1)
+    assert not torch.equal(early.text_proj.weight, model.text_proj.weight)
+    assert torch.equal(early.text_proj.weight, run.load(model, 1).text_proj.weight)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(parts, first_run, tmp_path):
+    retriever, data = parts
+    again = train(CONFIG, fresh(retriever), data, tmp_path, "again")
+    assert weights(again) == weights(first_run[0])
+    short = replace(CONFIG, epochs=1, n_def=1)
+    one = train(short, fresh(retriever), data, tmp_path, "seed")
+    other = train(replace(short, seed=1001), fresh(retriever), data, tmp_path, "seed")
+    assert weights(one) != weights(other)
+
+
+@pytest.mark.parametrize("without_replacement", [False, True])
+def test_resuming_after_a_kill_equals_no_kill(
+    parts, first_run, tmp_path, monkeypatch, without_replacement
+):
+    retriever, data = parts
+    config = replace(CONFIG, without_replacement=without_replacement)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def die_after_two(row):
+        if row["epoch"] == 2:
+            # Nothing that the process holds is written any more: the third epoch is lost.
+            monkeypatch.setattr("qure_lib.train.save_checkpoint", killed)
+            killed()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, fresh(retriever), data, tmp_path, "killed", on_epoch=die_after_two)
+    with pytest.raises(KeyboardInterrupt):  # once more, within the last epoch
+        train(config, fresh(retriever), data, tmp_path, "killed")
+    monkeypatch.undo()
+    resumed = train(config, fresh(retriever), data, tmp_path, "killed")
+    whole = first_run[0]
+    if without_replacement:
+        whole = train(config, fresh(retriever), data, tmp_path, "whole")
+    assert weights(resumed) == weights(whole)
+    times = ["mining_s", "training_s", "val_s"]
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns=times), whole.history.drop(columns=times)
+    )
+    pd.testing.assert_frame_equal(resumed.mining, whole.mining)
+
+
+def test_a_finished_run_is_opened_not_repeated(parts, first_run):
+    retriever, data = parts
+    run, trained = first_run
+    opened = fresh(retriever)
+    again = train(CONFIG, opened, data, run.folder.parent, "first", on_epoch=lambda row: 1 / 0)
+    assert again.folder == run.folder
+    pd.testing.assert_frame_equal(again.history, run.history)
+    assert torch.equal(opened.model.text_proj.weight, trained.model.text_proj.weight)
+
+
+def test_another_setting_is_another_run(parts, first_run, tmp_path):
+    retriever, data = parts
+    short = replace(CONFIG, epochs=1, n_def=1)
+    one = train(short, fresh(retriever), data, tmp_path, "run")
+    other = train(replace(short, learning_rate=2e-3), fresh(retriever), data, tmp_path, "run")
+    contrast = train(replace(short, objective="info_nce"), fresh(retriever), data, tmp_path, "run")
+    assert len({one.folder, other.folder, contrast.folder}) == 3
+    assert len({weights(one), weights(other), weights(contrast)}) == 3
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(parts, tmp_path):
+    retriever, data = parts
+    short = replace(CONFIG, epochs=1, n_def=1)
+    run = train(short, fresh(retriever), data, tmp_path, "run")
+    checkpoint = run.folder / "checkpoint.pt"
+    for damaged in (checkpoint.read_bytes()[:2000], b"", b"cos\nsystem\n(S'true'\ntR."):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt.*delete"):
+            train(short, fresh(retriever), data, tmp_path, "run")
+
+
+def test_the_learning_rate_is_a_cosine_a_epoch():
+    config = TrainConfig()
+    assert learning_rate_at(0, config) == pytest.approx(5e-6)
+    assert learning_rate_at(15, config) == pytest.approx((5e-6 + 5e-8) / 2)
+    assert learning_rate_at(30, config) == pytest.approx(5e-8)
+
+
+def test_an_unknown_objective_is_refused(parts, tmp_path):
+    with pytest.raises(ValueError, match="objective"):
+        train(replace(CONFIG, objective="triplet"), *parts, tmp_path, "run")
