@@ -1,0 +1,225 @@
+"""Run the notebooks, in the order of their numbers, headless through papermill.
+
+    python notebooks/run.py --profile mini
+    python notebooks/run.py --profile smoke --only 03 06 --reports elsewhere/reports
+
+Everything is checked before anything runs. The run stops at the first failure and names the cell;
+what an earlier run wrote then stays as it was. At the end `index.html` in the report folder shows
+every figure and table.
+"""
+
+import argparse
+import ast
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbconvert
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+from traitlets.config import Config
+
+from qure_lib.config import load_profile
+from qure_lib.reports import build_index, replacing_outputs
+from qure_lib.runs import run_manifest
+
+HERE = Path(__file__).resolve().parent
+# The exported page must open without a network: none of the scripts that nbconvert would load.
+OFFLINE_PAGE = """{% extends "index.html.j2" %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block jupyter_widgets %}{% endblock %}"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook and the parameters that replace its own."""
+
+    path: Path
+    parameters: dict[str, Any]
+
+
+def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
+    """Run a profile's notebooks and build the index; the exit status is 1 if one fails."""
+    options = parser().parse_args(arguments)
+    try:
+        jobs = plan(folder, options.profile, options.only, options.reports, options.runs)
+        taken = run_all(jobs, options.profile, options.reports)
+        page = build_index(options.reports)
+    except (ValueError, RuntimeError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    for name, seconds in taken.items():
+        print(f"{seconds:7.1f} s  {name}")
+    print(f"{sum(taken.values()):7.1f} s  in all, at most {peak_memory():.1f} GiB of memory")
+    print(f"Look at {os.path.relpath(page)}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = HERE.parent
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("--profile", default="mini", help="a file of notebooks/profiles")
+    result.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone")
+    result.add_argument("--reports", type=Path, default=root / "reports", help="figures and tables")
+    result.add_argument("--runs", type=Path, default=root / "runs", help="checkpoints and logs")
+    return result
+
+
+def plan(folder: Path, profile: str, only: list[str], reports: Path, runs: Path) -> list[Job]:
+    """Say what runs with which parameters, or refuse.
+
+    Args:
+        folder: holds the notebooks and `profiles/`.
+        profile: name of a profile: {notebook: {parameter: value}}; "all" stands for every notebook.
+        only: numbers of the notebooks to run; empty for all.
+        reports: report folder, given to every notebook as `reports_dir`.
+        runs: run folder, given as `runs_dir` to the notebooks that declare it.
+
+    Raises:
+        ValueError: an unknown profile, notebook or parameter, a value of another type than the
+            notebook's own, or a notebook without exactly one `parameters` cell.
+    """
+    notebooks = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    chosen = load_profile(folder / "profiles" / f"{profile}.yaml")
+    unknown = sorted(chosen.keys() - notebooks.keys() - {"all"})
+    unknown += [number for number in only if number not in {name[:2] for name in notebooks}]
+    if unknown:
+        raise ValueError(
+            f"profile {profile}: no notebook {unknown[0]}; there are {list(notebooks)}"
+        )
+    folders = {
+        name: Path(os.path.relpath(path, folder)).as_posix()  # as the notebooks see it
+        for name, path in (("reports_dir", reports), ("runs_dir", runs))
+    }
+    jobs = []
+    for name, path in notebooks.items():
+        declared = declared_parameters(path)
+        wanted = chosen.get("all", {}) | chosen.get(name, {})
+        wanted |= {k: v for k, v in folders.items() if k in declared or k == "reports_dir"}
+        for parameter, value in wanted.items():
+            _refuse_parameter(name, parameter, value, declared)
+        if not only or name[:2] in only:
+            jobs.append(Job(path, wanted))
+    return jobs
+
+
+def declared_parameters(path: Path) -> dict[str, Any]:
+    """Name and default of each assignment in the notebook's one `parameters` cell."""
+    cells = [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    if len(cells) != 1:
+        raise ValueError(
+            f"{path.name}: {len(cells)} cells are tagged `parameters`; tag exactly one"
+        )
+    try:
+        assignments = [node for node in ast.parse(cells[0].source).body]
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path.name}: its parameters cell holds more than `name = literal` lines: {error}"
+        ) from error
+
+
+def _refuse_parameter(notebook: str, name: str, value: Any, declared: dict[str, Any]) -> None:
+    if name not in declared:
+        raise ValueError(f"{notebook}: no parameter {name!r}; it declares {sorted(declared)}")
+    kinds = {type(value), type(declared[name])}
+    if len(kinds) > 1 and type(None) not in kinds and kinds != {int, float}:
+        raise ValueError(
+            f"{notebook}: {name} = {value!r} is of type {type(value).__name__}, "
+            f"its default {declared[name]!r} of type {type(declared[name]).__name__} "
+            "(YAML reads 5e-6 as text; write 5.0e-6)"
+        )
+
+
+def run_all(jobs: list[Job], profile: str, reports: Path) -> dict[str, float]:
+    """Run the jobs one after another; seconds by notebook.
+
+    Raises:
+        RuntimeError: a cell failed; names notebook, cell and error.
+    """
+    taken = {}
+    (reports / "executed").mkdir(parents=True, exist_ok=True)
+    with tqdm(jobs, desc=f"notebooks ({profile})", unit="notebook") as bar:
+        for job in bar:
+            start = time.perf_counter()
+            with replacing_outputs(reports, job.path.stem):
+                execute(job, reports / "executed", provenance(profile))
+            taken[job.path.stem] = time.perf_counter() - start
+    return taken
+
+
+def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
+    """Run one notebook; write it as it ran, as notebook and as page, to `executed`."""
+    output = executed / job.path.name
+    output.with_suffix(".html").unlink(missing_ok=True)
+    try:
+        notebook = papermill.execute_notebook(
+            job.path,
+            output,
+            job.parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=job.path.parent,
+            progress_bar={"desc": job.path.stem, "leave": False, "position": 1},
+            stderr_file=sys.stderr,  # the notebook's own progress bars
+            coalesce_streams=True,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # or it warns
+        )
+    except PapermillExecutionError as error:
+        raise RuntimeError(failure(job.path, error, output)) from error
+    except DeadKernelError as error:
+        raise RuntimeError(f"{job.path.name}: {error}; out of memory?") from error
+    notebook.metadata["qure_lib"] = about
+    nbformat.write(notebook, output)
+    exporter = nbconvert.HTMLExporter(raw_template=OFFLINE_PAGE, embed_images=True)
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": job.path.stem}})
+    output.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def failure(path: Path, error: PapermillExecutionError, output: Path) -> str:
+    """Name the cell that failed: its number among all cells, its id, its first line, the error."""
+    cells = nbformat.read(path, as_version=4).cells
+    where = "the injected parameters"
+    for number, cell in enumerate(cells, start=1):
+        if cell.cell_type == "code" and cell.source == error.source:
+            where = f"cell {number} (id {cell.get('id')})"
+            break
+    first_line = next(iter(error.source.strip().splitlines()), "")
+    return (
+        f"{path.name} failed in {where}: {first_line}\n"
+        f"{error.ename}: {error.evalue}\n"
+        f"The notebook up to there: {os.path.relpath(output)}"
+    )
+
+
+def provenance(profile: str) -> dict[str, Any]:
+    """What the index page says of a run: profile, git commit where there is one, versions."""
+    manifest = run_manifest()
+    versions = {"Python": manifest["python"], **manifest["versions"]}
+    return {"profile": profile, "commit": manifest["git_commit"], "versions": versions}
+
+
+def peak_memory() -> float:
+    """Largest memory of the runner and of any kernel so far, in GiB."""
+    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(user).ru_maxrss for user in users)
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_MININTERVAL", "0.5")  # for the kernels' bars
+    sys.exit(main())

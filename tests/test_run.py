@@ -1,0 +1,133 @@
+"""The notebook runner, on tiny notebooks: what it refuses, how it stops, what it leaves."""
+
+import json
+
+import nbformat
+import pytest
+import run
+
+PARAMETERS = (
+    'reports_dir = "../reports"  # where figures go\nepochs = 2  # passes\nrate = 0.1  # lr'
+)
+SAVE = """from pathlib import Path
+import pandas as pd
+from qure_lib.reports import Reports
+from qure_lib.tables import save_table
+reports = Reports(Path(reports_dir), "01_first")
+save_table(pd.DataFrame({"epochs": [epochs]}), "table1", "Epochs. As given.", reports)"""
+
+
+@pytest.fixture
+def start(tmp_path, capsys):
+    """Run with a profile; returns the exit status and what was printed."""
+
+    def start(*arguments: str, profile: str = "{}"):
+        profiles = tmp_path / "notebooks" / "profiles"
+        profiles.mkdir(parents=True, exist_ok=True)
+        (profiles / "tiny.yaml").write_text(profile)
+        common = ["--profile", "tiny", "--reports", str(tmp_path / "reports")]
+        status = run.main([*common, *arguments], folder=tmp_path / "notebooks")
+        return status, "".join(capsys.readouterr())
+
+    return start
+
+
+def test_a_profile_runs_to_an_index(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    write_notebook("02_second", PARAMETERS, "import os; assert os.path.exists('01_first.ipynb')")
+    status, said = start(profile="all: {rate: 1}\n01_first: {epochs: 7}\n")
+    assert status == 0, said
+    assert "01_first" in said and "02_second" in said and "index.html" in said
+    reports = tmp_path / "reports"
+    assert (reports / "tables" / "table1.csv").read_text() == "epochs\n7\n"
+    assert "Epochs" in (reports / "index.html").read_text()
+    executed = nbformat.read(reports / "executed" / "01_first.ipynb", as_version=4)
+    assert executed.metadata["qure_lib"]["profile"] == "tiny"
+    page = (reports / "executed" / "01_first.html").read_text()
+    assert "A question?" in page and "<script src" not in page and "import(" not in page
+
+
+def test_only_the_notebooks_asked_for_run(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    write_notebook("02_second", PARAMETERS, "1 / 0")
+    status, said = start("--only", "01")
+    assert status == 0, said
+    assert not (tmp_path / "reports" / "executed" / "02_second.ipynb").exists()
+
+
+def test_the_first_failure_stops_and_names_the_cell(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    write_notebook("03_third", PARAMETERS, "print('reached')")
+    assert start()[0] == 0
+    before = (tmp_path / "reports" / "index.html").read_bytes()
+    write_notebook("01_first", PARAMETERS, SAVE.replace("table1", "table9"), "\nbad = 1 / 0\nx = 1")
+    (tmp_path / "reports" / "executed" / "03_third.ipynb").unlink()
+    status, said = start()
+    assert status == 1
+    assert "01_first.ipynb failed in cell 4 (id code-2): bad = 1 / 0" in said
+    assert "ZeroDivisionError: division by zero" in said
+    assert not (tmp_path / "reports" / "executed" / "03_third.ipynb").exists()
+    assert (tmp_path / "reports" / "index.html").read_bytes() == before
+    tables = sorted(path.name for path in (tmp_path / "reports" / "tables").iterdir())
+    assert tables == ["table1.csv", "table1.json", "table1.md"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "arguments", "message"),
+    [
+        ("{}", ["--profile", "huge"], "no profile 'huge'; there are ['tiny']"),
+        ("05_other: {epochs: 1}", [], "no notebook 05_other; there are ['01_first']"),
+        ("{}", ["--only", "09"], "no notebook 09"),
+        ("01_first: {epoch: 1}", [], "01_first: no parameter 'epoch'; it declares ['epochs'"),
+        ("all: {seed: 1}", [], "01_first: no parameter 'seed'"),
+        ("01_first: {rate: 5e-6}", [], "write 5.0e-6"),
+        ("01_first: {epochs: true}", [], "is of type bool"),
+        ("01_first: 3", [], "needs parameter: value lines"),
+        ("[1]", [], "write {notebook"),
+        ("a: [", [], "is not YAML"),
+    ],
+)
+def test_a_wrong_profile_is_refused_before_anything_runs(
+    write_notebook, start, tmp_path, profile, arguments, message
+):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    status, said = start(*arguments, profile=profile)
+    assert status == 1 and message in said
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "tags", "message"),
+    [
+        ([PARAMETERS], (), "0 cells are tagged `parameters`"),
+        ([PARAMETERS, "a = 1"], (("parameters",), ("parameters",)), "2 cells are tagged"),
+        (["epochs = 1"], (("parameters",),), "no parameter 'reports_dir'"),
+        (["reports_dir = '..' + 'x'"], (("parameters",),), "more than `name = literal` lines"),
+        (["import os"], (("parameters",),), "more than `name = literal` lines"),
+    ],
+)
+def test_a_notebook_without_one_parameters_cell_is_refused(
+    write_notebook, start, tmp_path, sources, tags, message
+):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    write_notebook("02_second", *sources, tags=tags)
+    status, said = start()
+    assert status == 1 and "02_second" in said and message in said
+    assert not (tmp_path / "reports").exists()
+
+
+def test_the_runs_folder_goes_to_the_notebooks_that_declare_it(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    source = 'reports_dir = "../reports"  # a\nruns_dir = "../runs"  # b'
+    write_notebook("04_training", source, "open(reports_dir + '/runs.txt', 'w').write(runs_dir)")
+    assert start("--runs", str(tmp_path / "my_runs"))[0] == 0
+    assert (tmp_path / "reports" / "runs.txt").read_text() == "../my_runs"
+
+
+def test_every_notebook_of_the_kit_can_run_with_every_profile(root, tmp_path):
+    profiles = sorted(path.stem for path in (root / "notebooks" / "profiles").glob("*.yaml"))
+    assert {"smoke", "mini"} <= set(profiles)
+    for profile in profiles:
+        jobs = run.plan(root / "notebooks", profile, [], tmp_path, tmp_path)
+        assert [job.path.stem[:2] for job in jobs] == sorted({job.path.stem[:2] for job in jobs})
+        assert json.dumps([job.parameters for job in jobs])
