@@ -1,0 +1,142 @@
+"""What holds for every file: notebooks, style, sizes, words, tests, and the README's commands."""
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import run
+
+import qure_lib
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHECKPOINT = Path("data_prep/mini_stage1")  # the one thing that may be large
+PLACES = re.compile(
+    r"(?<![\w.:/])/(?:work|tmp|root|home|opt|Users)/\w"  # somebody's own folder
+    r"|py[p]i\.org|python[h]osted|npm[j]s|hugging[f]ace\.co|anaconda\.[o]rg|download\.py[t]orch"
+)
+
+
+def project_files() -> list[Path]:
+    """Tracked files and those that would be, relative to the root."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def test_has_ids_and_no_outputs(self, path):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        ids = [cell["id"] for cell in notebook.cells]
+        assert len(set(ids)) == len(ids)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs and cell.execution_count is None, cell.id
+
+    def test_opens_as_an_essay(self, path):
+        opening = nbformat.read(path, as_version=4).cells[0]
+        assert opening.cell_type == "markdown"
+        assert opening.source.startswith(f"# {path.stem[:2]} ")
+        for row in ("Reproduces", "Needs", "Writes", "Takes", "Expect"):
+            assert row in opening.source
+
+    def test_explains_each_parameter(self, path):
+        declared = run.declared_parameters(path)
+        assert "reports_dir" in declared
+        cells = nbformat.read(path, as_version=4).cells
+        (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        lines = cell.source.splitlines()
+        assert len(lines) == len(declared)
+        assert all(re.search(r"\S\s+# \S", line) for line in lines)
+
+    def test_cells_are_short_and_define_nothing(self, path):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                assert len(cell.source.splitlines()) <= 15, cell.id
+                assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), cell.id
+                kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+                nodes = ast.walk(ast.parse(cell.source))
+                assert not any(isinstance(node, kinds) for node in nodes), cell.id
+
+
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_ruff_finds_nothing(command):
+    ruff = [sys.executable, "-m", "ruff", *command.split(), "--no-cache"]
+    done = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_no_file_is_large():
+    large = [
+        path
+        for path in project_files()
+        if not path.is_relative_to(CHECKPOINT) and (ROOT / path).stat().st_size > 2**20
+    ]
+    assert not large
+
+
+def test_no_file_names_somebodys_folder_or_a_registry():
+    found = []
+    for path in project_files():
+        content = (ROOT / path).read_bytes()
+        if b"\0" not in content:
+            text = content.decode()
+            found += [f"{path}: {match[0]}" for match in PLACES.finditer(text)]
+    assert not found
+
+
+def checks_something(function: ast.FunctionDef, helpers: set[str]) -> bool:
+    """Whether it asserts, or calls a helper that does (`pytest.raises`, `assert_close`, ...)."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in helpers or name.startswith("assert_"):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda p: p.stem)
+def test_every_test_checks_something(path):
+    nodes = ast.walk(ast.parse(path.read_text()))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    helpers = {"raises", "warns"}
+    helpers |= {f.name for f in functions if checks_something(f, helpers)}
+    tests = [function for function in functions if function.name.startswith("test_")]
+    assert [test.name for test in tests if not checks_something(test, helpers)] == []
+
+
+def test_the_package_lists_names_that_exist():
+    listed = re.findall(r"^(\w+)  +(\w.*)$", qure_lib.__doc__, re.MULTILINE)
+    assert len(listed) > 10
+    for module, names in listed:
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(f"qure_lib.{module}"), name), (module, name)
+
+
+def test_the_commands_of_the_readme_exist():
+    readme = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    named = re.findall(r"(?:`|^\s*)make(?: ([a-z]+))?\b", readme, re.MULTILINE)
+    assert {"reproduce", "test"} <= set(named) and set(named) - {""} <= targets
+    for module in re.findall(r"python -m ([\w.]+)", readme):
+        assert importlib.util.find_spec(module), module
+    for arguments in re.findall(r"python notebooks/run\.py([^`\n#]*)", readme):
+        run.parser().parse_args(shlex.split(arguments))
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
