@@ -135,8 +135,26 @@ def plot_relevance_curve(
         ax.xaxis.set_major_formatter("{x:.0f}")
     ax.set(xlim=(0 if log_x else -0.01 * len(scores), len(scores)))
     ax.set(xlabel="Rank (0 = best)", ylabel="Relevance score (cosine)")
-    corner = "lower left" if log_x else "upper right"  # the curve leaves this one free
-    ax.legend(loc=corner, title="no pair of drops" if min(drops) < 0 else None)
+    ax.legend(loc="best", title="no pair of drops" if min(drops) < 0 else None)
+    return ax
+
+
+def zoom_to_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int], margin: int = 50) -> Axes:
+    """Show a relevance curve around its window, `margin` ranks to either side, and say so.
+
+    Args:
+        ax: where `plot_relevance_curve` drew.
+        scores: (N,) relevance scores, best first.
+        drops: ranks just before each drop; (-1, -1) leaves the axes as they are.
+        margin: ranks to either side.
+    """
+    first, second = drops
+    if first >= 0:
+        start, stop = max(first - margin, 0), min(second + margin, len(scores) - 1)
+        pad = 0.05 * (scores[start] - scores[stop])
+        ax.set(xlim=(start, stop + 0.5), ylim=(scores[stop] - pad, scores[start] + pad))
+        ax.set_title("around the window")
+        ax.legend(loc="best")
     return ax
 
 

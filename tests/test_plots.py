@@ -108,6 +108,16 @@ def test_the_window_starts_after_the_first_drop_and_ends_before_the_second():
     assert "first drop (0.290)" in labels and "second drop (0.280)" in labels
 
 
+def test_a_zoom_shows_the_window_and_its_neighbours():
+    scores = np.linspace(1, 0, 100)
+    _, ax = plt.subplots()
+    plots.plot_relevance_curve(ax, scores, 3, (50, 60))
+    plots.zoom_to_window(ax, scores, (50, 60), margin=5)
+    assert ax.get_xlim() == (45, 65.5)
+    bottom, top = ax.get_ylim()
+    assert bottom < scores[65] and scores[45] < top < scores[30]
+
+
 def test_a_query_without_a_pair_has_no_window():
     _, ax = plt.subplots()
     plots.plot_relevance_curve(ax, np.array([0.9, 0.8]), 1, (-1, -1), log_x=True)
