@@ -139,7 +139,7 @@ def plot_relevance_curve(
     return ax
 
 
-def zoom_to_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int], margin: int = 50) -> Axes:
+def zoom_to_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int], margin: int = 20) -> Axes:
     """Show a relevance curve around its window, `margin` ranks to either side, and say so.
 
     Args:
@@ -153,8 +153,7 @@ def zoom_to_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int], margin:
         start, stop = max(first - margin, 0), min(second + margin, len(scores) - 1)
         pad = 0.05 * (scores[start] - scores[stop])
         ax.set(xlim=(start, stop + 0.5), ylim=(scores[stop] - pad, scores[start] + pad))
-        ax.set_title("around the window")
-        ax.legend(loc="best")
+        ax.set_title(f"around its {second - first} hard negatives")
     return ax
 
 

@@ -138,7 +138,8 @@ def train(
     if config.objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, not {config.objective!r}")
     loop = _Loop(config, retriever, data, Path(runs), name)
-    for epoch in tqdm(range(loop.epoch, config.epochs), desc=name, unit="epoch", mininterval=1.0):
+    left = range(loop.epoch, config.epochs)
+    for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=not left):
         row = loop.run_epoch(epoch)
         if on_epoch is not None:
             on_epoch(row)
