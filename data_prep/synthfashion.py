@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from data_prep.garments import PIXELS, draw_garment
-from qure_lib.files import replacing
+from qure_lib.files import file_sha256, replacing
 
 VERSION = "1.0"
 CATEGORIES = ("dress", "shirt", "toptee")
@@ -383,7 +383,16 @@ def _write(root: Path, size: str, seed: int, workers: int) -> None:
     pixels = _draw_files(files["synthfashion.json"]["images"], seed, root / "images", workers)
     manifest = {"name": "SynthFashion", "version": VERSION, "seed": seed, "size": size}
     manifest |= {"pixels_sha256": pixels, "annotations_sha256": sums}
+    manifest["files_sha256"] = _files_sum(root)
     (root / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _files_sum(root: Path) -> str:
+    """One hash over the name and content of every file but the MANIFEST."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != "MANIFEST.json"):
+        digest.update(f"{path.relative_to(root)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _manifest(root: Path) -> dict:
@@ -403,10 +412,10 @@ def _manifest(root: Path) -> dict:
 
 
 def prepare(root: str | Path, size: str = "mini", seed: int = 0, workers: int = 2) -> Path:
-    """Make SynthFashion at root, unless it is there already.
+    """Make SynthFashion at root, unless it is there already, whole.
 
-    It is made in a folder beside root and takes root's place when complete. Another version, size
-    or seed of SynthFashion at root is replaced.
+    It is made in a folder beside root and takes root's place when complete. A damaged SynthFashion
+    at root, or one of another version, size or seed, is replaced.
 
     Args:
         root: a new or empty folder, or an earlier SynthFashion.
@@ -424,7 +433,8 @@ def prepare(root: str | Path, size: str = "mini", seed: int = 0, workers: int = 
     if size not in SIZES:
         raise ValueError(f"size {size!r} is unknown; choose one of {', '.join(SIZES)}")
     made = _manifest(root)
-    if (made.get("version"), made.get("size"), made.get("seed")) == (VERSION, size, seed):
+    same = (made.get("version"), made.get("size"), made.get("seed")) == (VERSION, size, seed)
+    if same and made.get("files_sha256") == _files_sum(root):
         return root
     with replacing(root) as fresh:
         fresh.mkdir()

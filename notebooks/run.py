@@ -27,6 +27,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from qure_lib.config import load_profile
+from qure_lib.files import replacing
 from qure_lib.reports import build_index, replacing_outputs
 from qure_lib.runs import run_manifest
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
         jobs = plan(folder, options.profile, options.only, options.reports, options.runs)
         taken = run_all(jobs, options.profile, options.reports)
         page = build_index(options.reports)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     for name, seconds in taken.items():
@@ -164,8 +165,7 @@ def run_all(jobs: list[Job], profile: str, reports: Path) -> dict[str, float]:
 
 def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
     """Run one notebook; write it as it ran, as notebook and as page, to `executed`."""
-    output = executed / job.path.name
-    output.with_suffix(".html").unlink(missing_ok=True)
+    output = executed / f"{job.path.stem}.failed.ipynb"  # until it has not
     try:
         notebook = papermill.execute_notebook(
             job.path,
@@ -184,10 +184,20 @@ def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
     except DeadKernelError as error:
         raise RuntimeError(f"{job.path.name}: {error}; out of memory?") from error
     notebook.metadata["qure_lib"] = about
-    nbformat.write(notebook, output)
+    for cell in notebook.cells:  # a finished notebook needs no progress bars
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if "\r" not in _stderr(o)]
     exporter = nbconvert.HTMLExporter(raw_template=OFFLINE_PAGE, embed_images=True)
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": job.path.stem}})
-    output.with_suffix(".html").write_text(page, encoding="utf-8")
+    with replacing(executed / job.path.name) as path:
+        nbformat.write(notebook, path)
+    with replacing(executed / f"{job.path.stem}.html") as path:
+        path.write_text(page, encoding="utf-8")
+    output.unlink()
+
+
+def _stderr(output: dict[str, Any]) -> str:
+    return output["text"] if output.get("name") == "stderr" else ""
 
 
 def failure(path: Path, error: PapermillExecutionError, output: Path) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from .drops import RULES
+
 
 @dataclass(frozen=True)
 class MiningConfig:
@@ -20,8 +22,13 @@ class MiningConfig:
     top_k: int = 100  # k of the two top-k strategies (Fig. 4)
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.drop_rule not in RULES:
+            raise ValueError(f"drop_rule must be one of {RULES}, not {self.drop_rule!r}")
+        least = {"top_k": 1, "consecutive_threshold": 0}
+        least |= {} if self.search_window is None else {"search_window": 1}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,13 @@ class TrainConfig:
             raise ValueError(
                 f"n_def ({self.n_def}) is above epochs ({self.epochs}): the hard negatives cannot "
                 "be redefined more often than once an epoch; lower n_def or train longer"
+            )
+
+        mines = self.objective == "bradley_terry" and self.mining.strategy != "all_corpus"
+        if mines and not self.definition_epochs:
+            raise ValueError(
+                f"{self.epochs} epochs with n_def = {self.n_def} never define hard negatives (a "
+                "definition comes every floor(epochs / n_def) epochs, not at epoch 0); raise n_def"
             )
 
     @property

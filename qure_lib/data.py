@@ -204,8 +204,11 @@ def _read_triplets(path: Path, category: str, split: str) -> tuple[Triplet, ...]
                 f"{path}, entry {row}: no {sorted(missing)}; is this FashionIQ's file?"
             )
         phrases = entry["captions"]
-        if len(phrases) != 2 or not all(isinstance(p, str) for p in phrases):
+        strings = isinstance(phrases, list) and all(isinstance(p, str) for p in phrases)
+        if not strings or len(phrases) != 2:
             raise ValueError(f"{path}, entry {row}: 'captions' must hold two strings: {phrases!r}")
+        if not all(isinstance(entry[key], str) for key in ("candidate", "target")):
+            raise ValueError(f"{path}, entry {row}: 'candidate' and 'target' must be image ids")
         triplets.append(
             Triplet(
                 query_id=f"{category}/{split}/{row}",
@@ -253,11 +256,16 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
     path = Path(root, "relevance", f"rel.{query_set.name}.{split}.json")
     if not path.parent.is_dir():
         return None
-    wanted = [entry["wanted"] for entry in read_json(path)]
-    if len(wanted) != len(query_set):
-        raise ValueError(f"{path}: {len(wanted)} rows for {len(query_set)} queries; `make data`")
-    known = read_json(Path(root, "synthfashion.json"), dict)["images"]
-    names = sorted(wanted[0])
+    wanted = [entry.get("wanted", {}) for entry in read_json(path)]
+    known = read_json(Path(root, "synthfashion.json"), dict).get("images", {})
+    garments = [known.get(i, {}) for i in query_set.corpus.image_ids]
+    names = sorted(wanted[0]) if wanted else []
+    whole = bool(names) and all(row.keys() == set(names) for row in (*wanted, *garments))
+    if len(wanted) != len(query_set) or not whole:
+        raise ValueError(
+            f"{path} and synthfashion.json do not fit the {len(query_set)} queries and "
+            f"{len(garments)} images of {query_set.name}; draw them again with `make data`"
+        )
     codes: dict[tuple[str, Any], int] = {}
 
     def encode(rows: list[dict[str, Any]]) -> Tensor:
@@ -266,7 +274,7 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
         )
 
     queries = encode(wanted)
-    images = encode([known[i] for i in query_set.corpus.image_ids])
+    images = encode(garments)
     matches = sum((queries[:, None, a] == images[None, :, a]).float() for a in range(len(names)))
     return matches / len(names)
 
@@ -345,6 +353,9 @@ def annotation_counts(root: str | Path) -> pd.Series:
 
 def count_false_negatives(relevance: Tensor, target_positions: Tensor) -> Tensor:
     """Count, for each query, the other images that answer it at least as well as its target.
+
+    The reference image is not left out: FashionIQ ranks it like any other, and where a caption
+    says little it can fit as well as the target.
 
     Args:
         relevance: (Q, N) graded relevance; see `load_graded_relevance`.

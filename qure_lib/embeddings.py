@@ -40,8 +40,8 @@ class Retriever:
         """
         model = QuReModel.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load_tokenizer(checkpoint)
-        size = model.config.image_size
-        return cls(model, tokenizer, extract_features(model.vision_encoder, images, size, cache))
+        features = extract_features(model.vision_encoder, images, model.config, cache)
+        return cls(model, tokenizer, features)
 
     @property
     def device(self) -> torch.device:

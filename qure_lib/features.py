@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from tqdm import tqdm
 
 from .files import file_sha256, replacing
 from .images import image_transform, read_image
+
+if TYPE_CHECKING:
+    from .model import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class FeatureStore:
 def extract_features(
     encoder: nn.Module,
     images: Mapping[str, Path],
-    image_size: int,
+    config: ModelConfig,
     cache: str | Path,
     batch_size: int = 128,
 ) -> FeatureStore:
@@ -55,7 +59,7 @@ def extract_features(
     Args:
         encoder: (B, 3, H, W) -> (B, P, C), frozen.
         images: image id -> file.
-        image_size: side of the encoder's input, in pixels.
+        config: the model's; its vision part tells stores apart, its image_size is the input's.
         cache: folder of stores; each gets a folder named by its key, written whole or not at all.
 
     Returns:
@@ -67,20 +71,24 @@ def extract_features(
     if not images:
         raise ValueError("no images to encode")
     ids = sorted(images)
-    folder = Path(cache) / _store_key(encoder, images, image_size)
+    encoder.eval()
+    folder = Path(cache) / _store_key(encoder, images, config)
     stored = _open_store(folder, ids)
     if stored is None:
         with replacing(folder) as scratch:
             scratch.mkdir()
             paths = [images[i] for i in ids]
-            _encode(encoder, paths, image_size, batch_size, scratch / "features.npy")
-            (scratch / "images.json").write_text(json.dumps(ids))
+            _encode(encoder, paths, config.image_size, batch_size, scratch / "features.npy")
+            index = {"ids": ids, "sha256": file_sha256(scratch / "features.npy")}
+            (scratch / "images.json").write_text(json.dumps(index))
         stored = _open_store(folder, ids)
     return stored
 
 
-def _store_key(encoder: nn.Module, images: Mapping[str, Path], image_size: int) -> str:
-    digest = hashlib.sha256(f"TargetPad 1.25, bicubic, CLIP, {image_size}, fp16".encode())
+def _store_key(encoder: nn.Module, images: Mapping[str, Path], config: ModelConfig) -> str:
+    names = ("encoder", "image_size", "patch_size", "vision_width", "vision_layers", "vision_heads")
+    vision = [getattr(config, name) for name in names]
+    digest = hashlib.sha256(f"TargetPad 1.25, bicubic, fp16, {vision}, {encoder}".encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -92,12 +100,11 @@ def _store_key(encoder: nn.Module, images: Mapping[str, Path], image_size: int) 
 def _open_store(folder: Path, ids: list[str]) -> FeatureStore | None:
     """The stored features; None where there are none or they are damaged (they are made again)."""
     try:
-        if json.loads((folder / "images.json").read_text()) != ids:
+        index = json.loads((folder / "images.json").read_text())
+        if index != {"ids": ids, "sha256": file_sha256(folder / "features.npy")}:
             return None
         features = np.load(folder / "features.npy", mmap_mode="r")
     except (OSError, ValueError):
-        return None
-    if len(features) != len(ids):
         return None
     return FeatureStore(features, {image_id: row for row, image_id in enumerate(ids)}, folder.name)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -189,20 +189,25 @@ class QuReModel(nn.Module):
             state = load_file(weights)
         except (FileNotFoundError, SafetensorError) as error:
             raise ValueError(f"{weights} cannot be read ({error}); get or make it again") from error
-        model = cls(settings)
         try:
+            model = cls(settings)
             model.load_state_dict(state, strict=True)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{weights} does not fit config.json beside it: {error}") from error
         return model
 
 
 def _read_config(path: Path) -> ModelConfig:
     try:
-        return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        expected = {f.name: type(f.default) for f in fields(ModelConfig)}
+        wrong = [k for k, v in settings.items() if type(v) is not expected.get(k, type(v))]
+        if wrong:
+            raise TypeError(f"{wrong} of the wrong type")
+        return ModelConfig(**settings)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: is {path.parent} a saved QuReModel?") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a model configuration: {error}") from error
 
 
@@ -215,7 +220,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     path = Path(folder, "tokenizer.json")
     if not path.is_file():
         raise ValueError(f"{path} is missing: captions cannot be tokenised without its vocabulary")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent)
+    except Exception as error:  # `tokenizers` raises bare exceptions
+        raise ValueError(f"{path} is not a tokenizer ({error}); get or make it again") from error
     if len(tokenizer) <= 5:
         raise ValueError(f"{path} holds only {len(tokenizer)} tokens; it is not a vocabulary")
     return tokenizer

@@ -8,6 +8,7 @@ import pickle
 import platform
 import random
 import subprocess
+import zipfile
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,8 +43,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: missing, truncated, or not a checkpoint.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is not a readable checkpoint ({reason}); delete its folder to train afresh"

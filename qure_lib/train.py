@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from .evaluation import evaluate_fashioniq
 from .files import replacing
 from .losses import bradley_terry_loss, info_nce_loss
 from .metrics import recall_at_k
-from .mining import HardNegativeSet, MiningReport, mine_hard_negatives
+from .mining import STRATEGIES, HardNegativeSet, MiningReport, mine_hard_negatives
 from .model import QuReModel, paired_scores, relevance_scores
 from .runs import (
     fingerprint,
@@ -97,14 +98,19 @@ class Run:
 
         Args:
             stage: "last", "best", or an epoch at which negatives were defined.
+
+        Raises:
+            ValueError: no such stage, or its file is damaged or belongs to another model.
         """
-        if isinstance(stage, str):
-            model.load_state_dict(load_file(self.folder / stage / "model.safetensors"))
-            return model
-        weights = load_file(self.folder / "definitions" / f"epoch_{stage:02d}.safetensors")
-        with torch.no_grad():
-            for name, parameter in model.trainable_parameters().items():
-                parameter.copy_(weights[name])
+        path = self.folder / str(stage) / "model.safetensors"
+        if not isinstance(stage, str):
+            path = self.folder / "definitions" / f"epoch_{stage:02d}.safetensors"
+        try:
+            missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be loaded ({error}); train this run again") from error
+        if unexpected or set(missing) & model.trainable_parameters().keys():
+            raise ValueError(f"{path} belongs to another model; train this run again")
         return model
 
     def mined(self, epoch: int) -> pd.DataFrame:
@@ -131,12 +137,16 @@ def train(
         on_epoch: called with each finished epoch's row of the history.
 
     Raises:
-        ValueError: an unknown objective or a damaged checkpoint.
+        ValueError: an unknown objective or strategy, or a damaged checkpoint.
 
     Source: QuRe, arXiv:2507.12416, Algorithm 1; METHOD section 3 for what the release does.
     """
     if config.objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, not {config.objective!r}")
+    if config.mining.strategy not in STRATEGIES:
+        raise ValueError(
+            f"strategy must be one of {sorted(STRATEGIES)}, not {config.mining.strategy!r}"
+        )
     loop = _Loop(config, retriever, data, Path(runs), name)
     left = range(loop.epoch, config.epochs)
     for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=not left):
@@ -319,6 +329,15 @@ class _Loop:
 
     def _resume(self) -> None:
         state = load_checkpoint(self.checkpoint)
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self.checkpoint} is not this run's checkpoint ({type(error).__name__}: "
+                f"{error}); delete its folder to train afresh"
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.defined_at = state["epoch"], state["defined_at"]
         self.history, self.mining = state["history"], state["mining"]
         self.negatives = {c: HardNegativeSet(**n) for c, n in state["negatives"].items()}
@@ -330,11 +349,12 @@ class _Loop:
 
     def finish(self) -> Run:
         history, mining = pd.DataFrame(self.history), pd.DataFrame(self.mining)
-        if not (self.folder / "run.json").exists():
+        if not (self.folder / "last").exists():
             self.model.save(self.folder / "last")
-            for file, frame in (("history.csv", history), ("mining.csv", mining)):
-                with replacing(self.folder / file) as path:
-                    frame.to_csv(path, index=False)
+        for file, frame in (("history.csv", history), ("mining.csv", mining)):
+            with replacing(self.folder / file) as path:
+                frame.to_csv(path, index=False)
+        if not (self.folder / "run.json").exists():
             seconds = history[["mining_s", "training_s", "val_s"]].sum().to_dict()
             manifest = run_manifest(
                 name=self.name, config=self.config, data=self.data_hashes, seconds=seconds

@@ -115,7 +115,7 @@ def test_an_id_that_is_no_plain_name_never_becomes_a_path(root, image_id):
         data.load_fashioniq(root, "val")
 
 
-@pytest.mark.parametrize("captions", [["one"], ["a", "b", "c"], [None, "b"]])
+@pytest.mark.parametrize("captions", [["one"], ["a", "b", "c"], [None, "b"], None, "ab"])
 def test_a_triplet_needs_two_phrases(root, captions):
     edit(root / "captions" / "cap.dress.val.json", captions=captions)
     with pytest.raises(ValueError, match="entry 0: 'captions' must hold two strings"):
@@ -187,9 +187,10 @@ def test_graded_relevance_is_the_share_of_wanted_attributes(root):
     dresses = data.load_fashioniq(root, "val")["dress"]
     relevance = data.load_graded_relevance(root, dresses, "val")
     assert relevance.tolist() == [[0.0, 1.0, 0.5]]
-    write(root / "relevance" / "rel.dress.val.json", wanted * 2)
-    with pytest.raises(ValueError, match="2 rows for 1 queries"):
-        data.load_graded_relevance(root, dresses, "val")
+    for damaged in (wanted * 2, [], [{}], [{"wanted": {"colour": "blue"}}], [{"wanted": {}}]):
+        write(root / "relevance" / "rel.dress.val.json", damaged)
+        with pytest.raises(ValueError, match=r"rel\.dress\.val\.json .* draw them again"):
+            data.load_graded_relevance(root, dresses, "val")
 
 
 def test_a_data_set_without_relevance_says_none(root):

@@ -1,5 +1,7 @@
 """Frozen features: computed once, found again, rebuilt where damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,9 @@ from torch import nn
 
 from qure_lib.features import extract_features
 from qure_lib.images import image_transform, read_image
+from qure_lib.model import ModelConfig
+
+SMALL = ModelConfig(image_size=16)
 
 
 class Patches(nn.Module):
@@ -35,42 +40,46 @@ def images(tmp_path):
 
 def test_features_are_the_encoders_own(images, tmp_path):
     encoder = Patches()
-    store = extract_features(encoder, images, 16, tmp_path / "cache", batch_size=2)
+    store = extract_features(encoder, images, SMALL, tmp_path / "cache", batch_size=2)
     pixels = torch.stack([image_transform(16)(read_image(images[i])) for i in "dab"])
     torch.testing.assert_close(store.get(["d", "a", "b"]), encoder(pixels), atol=2e-3, rtol=1e-3)
 
 
 def test_each_image_is_encoded_once_and_found_again(images, tmp_path):
     encoder = Patches()
-    extract_features(encoder, images, 16, tmp_path / "cache")
-    extract_features(encoder, dict(reversed(images.items())), 16, tmp_path / "cache")
+    extract_features(encoder, images, SMALL, tmp_path / "cache")
+    extract_features(encoder, dict(reversed(images.items())), SMALL, tmp_path / "cache")
     assert encoder.seen == 5
 
 
-@pytest.mark.parametrize("change", ["image", "weights", "size"])
+@pytest.mark.parametrize("change", ["image", "weights", "size", "heads"])
 def test_another_image_encoder_or_size_is_another_store(images, tmp_path, change):
-    encoder, size = Patches(), 16
-    first = extract_features(encoder, images, size, tmp_path / "cache")
+    encoder, config = Patches(), SMALL
+    first = extract_features(encoder, images, config, tmp_path / "cache")
     if change == "image":
         Image.new("RGB", (16, 16), "red").save(images["c"])
     elif change == "weights":
         encoder.scale.data += 1
+    elif change == "heads":  # the same weights, read another way
+        config = replace(SMALL, vision_heads=2)
+        encoder.forward = lambda p: -p.reshape(len(p), 4, -1)
     else:
-        size = 24
+        config = replace(SMALL, image_size=24)
         encoder.forward = lambda p: p.reshape(len(p), 4, -1)
-    second = extract_features(encoder, images, size, tmp_path / "cache")
+    second = extract_features(encoder, images, config, tmp_path / "cache")
     assert first.key != second.key
     assert not np.array_equal(first.features, second.features)
 
 
 @pytest.mark.parametrize("file", ["features.npy", "images.json"])
-def test_a_damaged_store_is_made_again(images, tmp_path, file):
+@pytest.mark.parametrize("damage", [lambda b: b[:10], lambda b: b"", lambda b: b[:-9] + bytes(9)])
+def test_a_damaged_store_is_made_again(images, tmp_path, file, damage):
     encoder = Patches()
-    store = extract_features(encoder, images, 16, tmp_path / "cache")
+    store = extract_features(encoder, images, SMALL, tmp_path / "cache")
     kept = np.array(store.features)
     damaged = tmp_path / "cache" / store.key / file
-    damaged.write_bytes(damaged.read_bytes()[:10])
-    again = extract_features(encoder, images, 16, tmp_path / "cache")
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    again = extract_features(encoder, images, SMALL, tmp_path / "cache")
     assert np.array_equal(again.features, kept)
     assert encoder.seen == 10
 
@@ -78,13 +87,13 @@ def test_a_damaged_store_is_made_again(images, tmp_path, file):
 def test_an_undecodable_image_leaves_nothing_behind(images, tmp_path):
     images["c"].write_text("not an image")
     with pytest.raises(ValueError, match=r"c\.png"):
-        extract_features(Patches(), images, 16, tmp_path / "cache")
+        extract_features(Patches(), images, SMALL, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_unknown_images_are_refused(images, tmp_path):
-    store = extract_features(Patches(), images, 16, tmp_path / "cache")
+    store = extract_features(Patches(), images, SMALL, tmp_path / "cache")
     with pytest.raises(ValueError, match="'z'"):
         store.get(["a", "z"])
     with pytest.raises(ValueError, match="no images"):
-        extract_features(Patches(), {}, 16, tmp_path / "cache")
+        extract_features(Patches(), {}, SMALL, tmp_path / "cache")

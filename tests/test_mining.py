@@ -161,6 +161,15 @@ def test_zones_are_spread_over_the_ranking():
     assert zone_ranks(2, (3, 3), 4, count=4) == {"above": [], "inside": [3], "below": []}
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"drop_rule": "steepest"}, {"search_window": 0}, {"top_k": 0}, {"consecutive_threshold": -1}],
+)
+def test_a_bad_setting_is_refused_before_any_training(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        MiningConfig(**setting)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="strategy"):
         mine_hard_negatives(*world(DRAWN), TARGET, MiningConfig("hardest"))
@@ -174,5 +183,9 @@ def test_definitions_follow_the_published_schedule():
     assert TrainConfig(epochs=30).definition_epochs == (5, 10, 15, 20, 25)
     assert TrainConfig(epochs=50).definition_epochs == (8, 16, 24, 32, 40, 48)
     assert TrainConfig(epochs=6, n_def=6).definition_epochs == (1, 2, 3, 4, 5)
+    with pytest.raises(ValueError, match="never define"):
+        TrainConfig(epochs=6, n_def=1)
+    uniform = MiningConfig("all_corpus")
+    assert TrainConfig(epochs=6, n_def=1, mining=uniform).definition_epochs == ()
     with pytest.raises(ValueError, match="n_def"):
         TrainConfig(epochs=5, n_def=6)

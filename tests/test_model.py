@@ -81,6 +81,9 @@ def test_what_is_saved_is_what_is_loaded(model, tmp_path):
         ("config.json", lambda p: p.unlink(), "missing"),
         ("config.json", lambda p: p.write_text(p.read_text()[:40]), "config.json"),
         ("config.json", lambda p: p.write_text('{"layers": 3}'), "layers"),
+        ("config.json", lambda p: p.write_text('{"image_size": "64"}'), "config.json.*image_size"),
+        ("config.json", lambda p: p.write_bytes(bytes([255, 254, 0])), "config.json"),
+        ("config.json", lambda p: p.write_text('{"qformer_heads": 7}'), "config.json"),
         ("model.safetensors", lambda p: p.unlink(), "cannot be read"),
         ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:500]), "cannot be read"),
         ("model.safetensors", lambda p: p.write_bytes(b"\x80\x04pickle"), "cannot be read"),
@@ -134,3 +137,7 @@ def test_a_missing_or_empty_vocabulary_is_refused(stage1, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ValueError, match="is not a vocabulary"):
         load_tokenizer(tmp_path)
+    for damaged in ("{}", (stage1 / "tokenizer.json").read_text()[:500]):
+        (tmp_path / "tokenizer.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
+            load_tokenizer(tmp_path)

@@ -47,6 +47,13 @@ def test_a_profile_runs_to_an_index(write_notebook, start, tmp_path):
     assert "A question?" in page and "<script src" not in page and "import(" not in page
 
 
+def test_a_folder_that_cannot_be_written_is_named(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    (tmp_path / "reports").write_text("a file, not a folder")
+    status, said = start()
+    assert status == 1 and "reports" in said.splitlines()[-1] and "Traceback" not in said
+
+
 def test_only_the_notebooks_asked_for_run(write_notebook, start, tmp_path):
     write_notebook("01_first", PARAMETERS, SAVE)
     write_notebook("02_second", PARAMETERS, "1 / 0")
@@ -59,7 +66,9 @@ def test_the_first_failure_stops_and_names_the_cell(write_notebook, start, tmp_p
     write_notebook("01_first", PARAMETERS, SAVE)
     write_notebook("03_third", PARAMETERS, "print('reached')")
     assert start()[0] == 0
-    before = (tmp_path / "reports" / "index.html").read_bytes()
+    executed = tmp_path / "reports" / "executed"
+    kept = [tmp_path / "reports" / "index.html", *executed.glob("01_first.*")]
+    before = [path.read_bytes() for path in kept]
     write_notebook("01_first", PARAMETERS, SAVE.replace("table1", "table9"), "\nbad = 1 / 0\nx = 1")
     (tmp_path / "reports" / "executed" / "03_third.ipynb").unlink()
     status, said = start()
@@ -67,7 +76,8 @@ def test_the_first_failure_stops_and_names_the_cell(write_notebook, start, tmp_p
     assert "01_first.ipynb failed in cell 4 (id code-2): bad = 1 / 0" in said
     assert "ZeroDivisionError: division by zero" in said
     assert not (tmp_path / "reports" / "executed" / "03_third.ipynb").exists()
-    assert (tmp_path / "reports" / "index.html").read_bytes() == before
+    assert len(kept) == 3 and [path.read_bytes() for path in kept] == before
+    assert "01_first.failed.ipynb" in said and (executed / "01_first.failed.ipynb").exists()
     tables = sorted(path.name for path in (tmp_path / "reports" / "tables").iterdir())
     assert tables == ["table1.csv", "table1.json", "table1.md"]
 

@@ -157,6 +157,22 @@ def test_made_once_and_replaced_by_another_seed(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["world"]
 
 
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("damage", ["deleted", "overwritten", "emptied"])
+def test_a_damaged_world_is_made_again(tmp_path, damage):
+    root = prepare(tmp_path / "world", "smoke", workers=1)
+    image, captions = next(root.glob("images/*.png")), root / "captions" / "cap.dress.train.json"
+    whole = {path: path.read_bytes() for path in (image, captions)}
+    if damage == "deleted":
+        image.unlink()
+    elif damage == "overwritten":
+        image.write_bytes(b"bad")
+    else:
+        captions.write_text("[]")
+    prepare(root, "smoke", workers=1)
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
 @pytest.mark.parametrize("content", [{}, {"MANIFEST.json": "{"}, {"MANIFEST.json": '{"name": 1}'}])
 def test_foreign_folder_is_refused_and_untouched(tmp_path, content):
     for name, text in ({"thesis.tex": "mine"} | content).items():

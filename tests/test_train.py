@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -12,6 +13,7 @@ from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.embeddings import Retriever
 from qure_lib.evaluation import evaluate_fashioniq
 from qure_lib.metrics import recall_at_k
+from qure_lib.runs import load_checkpoint, save_checkpoint
 from qure_lib.train import learning_rate_at, load_training_data, train
 
 CONFIG = TrainConfig(epochs=4, n_def=4, learning_rate=1e-3, mining=MiningConfig(search_window=20))
@@ -80,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(parts, first_run
     retriever, data = parts
     again = train(CONFIG, fresh(retriever), data, tmp_path, "again")
     assert weights(again) == weights(first_run[0])
-    short = replace(CONFIG, epochs=1, n_def=1)
+    short = replace(CONFIG, epochs=2, n_def=2)
     one = train(short, fresh(retriever), data, tmp_path, "seed")
     other = train(replace(short, seed=1001), fresh(retriever), data, tmp_path, "seed")
     assert weights(one) != weights(other)
@@ -131,7 +133,7 @@ def test_a_finished_run_is_opened_not_repeated(parts, first_run):
 
 def test_another_setting_is_another_run(parts, first_run, tmp_path):
     retriever, data = parts
-    short = replace(CONFIG, epochs=1, n_def=1)
+    short = replace(CONFIG, epochs=2, n_def=2)
     one = train(short, fresh(retriever), data, tmp_path, "run")
     other = train(replace(short, learning_rate=2e-3), fresh(retriever), data, tmp_path, "run")
     contrast = train(replace(short, objective="info_nce"), fresh(retriever), data, tmp_path, "run")
@@ -141,13 +143,50 @@ def test_another_setting_is_another_run(parts, first_run, tmp_path):
 
 def test_a_damaged_checkpoint_is_refused_by_name(parts, tmp_path):
     retriever, data = parts
-    short = replace(CONFIG, epochs=1, n_def=1)
+    short = replace(CONFIG, epochs=2, n_def=2)
     run = train(short, fresh(retriever), data, tmp_path, "run")
     checkpoint = run.folder / "checkpoint.pt"
-    for damaged in (checkpoint.read_bytes()[:2000], b"", b"cos\nsystem\n(S'true'\ntR."):
+    whole = checkpoint.read_bytes()
+    zeroed = whole[:5000] + bytes(1000) + whole[6000:]
+    for damaged in (whole[:2000], zeroed, b"", b"cos\nsystem\n(S'true'\ntR."):
         checkpoint.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"checkpoint\.pt.*delete"):
             train(short, fresh(retriever), data, tmp_path, "run")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("defined_at"),
+        lambda state: state["model"].pop("query_tokens"),
+        lambda state: state["model"].update(query_tokens=torch.zeros(1, 2, 3)),
+        lambda state: state["optimizer"].update(param_groups=[]),
+    ],
+)
+def test_another_runs_checkpoint_is_refused_by_name(parts, tmp_path, damage):
+    retriever, data = parts
+    short = replace(CONFIG, epochs=2, n_def=2, mining=MiningConfig("all_corpus"))
+    run = train(short, fresh(retriever), data, tmp_path, "run")
+    state = load_checkpoint(run.folder / "checkpoint.pt")
+    damage(state)
+    save_checkpoint(run.folder / "checkpoint.pt", state)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not this run's"):
+        train(short, fresh(retriever), data, tmp_path, "run")
+
+
+def test_what_a_finished_run_lost_is_written_again_or_named(parts, first_run, tmp_path):
+    retriever, data = parts
+    folder = tmp_path / first_run[0].folder.name
+    shutil.copytree(first_run[0].folder, folder)
+    (folder / "history.csv").unlink()
+    shutil.rmtree(folder / "last")
+    run = train(CONFIG, fresh(retriever), data, tmp_path, "first")
+    assert run.folder == folder
+    assert (folder / "history.csv").exists() and weights(run) == weights(first_run[0])
+    (folder / "best" / "model.safetensors").write_bytes(b"cut")
+    for stage in ("best", "worst", 3000):
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            run.load(copy.deepcopy(retriever.model), stage)
 
 
 def test_the_learning_rate_is_a_cosine_a_epoch():
@@ -160,3 +199,5 @@ def test_the_learning_rate_is_a_cosine_a_epoch():
 def test_an_unknown_objective_is_refused(parts, tmp_path):
     with pytest.raises(ValueError, match="objective"):
         train(replace(CONFIG, objective="triplet"), *parts, tmp_path, "run")
+    with pytest.raises(ValueError, match="strategy"):
+        train(replace(CONFIG, mining=MiningConfig("hardest")), *parts, tmp_path, "run")
