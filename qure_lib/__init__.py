@@ -19,6 +19,7 @@ losses      bradley_terry_loss, info_nce_loss
 train       train, Run
 runs        set_seed, save_checkpoint, load_checkpoint, run_manifest
 metrics     recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
+scorers     holds_target, word_overlap, first_decisive
 evaluation  evaluate_fashioniq
 statistics  Interval, bootstrap_ci, paired_bootstrap
 tables      save_table, results_table, compare_with_published

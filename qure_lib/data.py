@@ -368,6 +368,43 @@ def count_false_negatives(relevance: Tensor, target_positions: Tensor) -> Tensor
     return (relevance >= of_target).sum(dim=1) - 1
 
 
+def load_target_captions(root: str | Path) -> dict[str, dict[str, str]]:
+    """What relative captions say of each target: target -> reference -> caption.
+
+    Over all categories and both splits; a pair with two captions has them joined.
+    """
+    captions: dict[str, dict[str, str]] = {}
+    for split in SPLITS:
+        for query_set in load_fashioniq(root, split, images=False).values():
+            for t in query_set.triplets:
+                known = captions.setdefault(t.target, {})
+                known[t.reference] = f"{known.get(t.reference, '')} {t.caption}".strip()
+    return captions
+
+
+def load_image_attributes(root: str | Path) -> dict[str, dict[str, str]]:
+    """What is known of each image in words: image id -> attribute -> value.
+
+    FashionIQ's attributes/{category}.{split}.json give "title" and "tags" of a quarter of its
+    images; SynthFashion's synthfashion.json gives what was drawn. Empty where `root` has neither.
+
+    Raises:
+        ValueError: a file is broken, or an entry lacks its title or tags; the message names it.
+    """
+    drawn = Path(root, "synthfashion.json")
+    if drawn.is_file():
+        return read_json(drawn, dict)["images"]
+    known = {}
+    for path in sorted(Path(root, "attributes").glob("*.json")):
+        for image_id, entry in read_json(path, dict).items():
+            try:
+                tags = " ".join(tag for group in entry["tags"] for tag in group)
+                known[image_id] = {"title": entry["title"] or "", "tags": tags}
+            except (TypeError, KeyError) as error:
+                raise ValueError(f"{path}, image {image_id!r}: no title or tags") from error
+    return known
+
+
 HP_KEYS = (
     "ref_img_paths",
     "targ_img_paths",

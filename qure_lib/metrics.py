@@ -117,6 +117,20 @@ class Preference:
     one_sided: np.ndarray
 
     @property
+    def decides(self) -> np.ndarray:
+        """(Q,) True where the scores differ."""
+        return self.agrees != 0.5
+
+    @property
+    def picks_1(self) -> np.ndarray:
+        """(Q,) probability that the scorer picks set 1, where a coin decides its ties.
+
+        As weights of the choices they give the published rate over all queries, which a scorer
+        with many ties shares with models that have none.
+        """
+        return np.where(self.decides, self.one_sided, 0.5)
+
+    @property
     def rate(self) -> float:
         """The published, one-sided rate: P(set 1 preferred | score_1 > score_2)."""
         return float(self.agrees[self.one_sided].mean()) if self.one_sided.any() else float("nan")

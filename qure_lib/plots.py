@@ -258,17 +258,24 @@ def plot_intervals(
 
     Args:
         ax: where to draw.
-        frame: columns label, estimate, low, high.
+        frame: columns label, estimate, low, high, and where rows are of several kinds, group:
+            a colour and a marker each, named in the legend.
         reference: a value to compare with (a base rate, a published number); a dashed line.
         reference_label: its name in the legend.
     """
     rows = np.arange(len(frame))
     if reference is not None:
         ax.axvline(reference, color="0.4", linestyle="--", linewidth=0.9, label=reference_label)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     colours = [METHOD_COLOURS.get(str(label), _BLUE) for label in frame["label"]]
-    ax.hlines(rows, frame["low"], frame["high"], colors=colours)
-    ax.scatter(frame["estimate"], rows, c=colours, s=14, zorder=3)
+    groups = frame["group"].to_numpy() if "group" in frame else np.full(len(frame), "")
+    for index, group in enumerate(dict.fromkeys(groups)):
+        mine = rows[groups == group]
+        colour = f"C{index}" if group else [colours[row] for row in mine]
+        ax.hlines(mine, frame["low"].iloc[mine], frame["high"].iloc[mine], colors=colour)
+        style = {"marker": _MARKERS[index], "s": 14, "zorder": 3, "label": group or None}
+        ax.scatter(frame["estimate"].iloc[mine], mine, c=colour, **style)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     ax.set_yticks(rows, [str(label) for label in frame["label"]])
     ax.set(ylim=(len(frame) - 0.5, -0.5))
     ax.grid(axis="x", linewidth=0.4, color="0.9")

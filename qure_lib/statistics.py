@@ -163,29 +163,44 @@ def binomial_interval(rate: float, n: float) -> Interval:
     )
 
 
-def queries_to_separate(rate_a: float, rate_b: float, power: float = 0.8) -> int:
+def queries_to_separate(
+    rate_a: float, rate_b: float, power: float = 0.8, discordance: float | None = None
+) -> int:
     """How many queries each of two rates needs, so that a test at 5 % tells them apart.
 
-    n = (z(0.975) + z(power))^2 (a (1 - a) + b (1 - b)) / (a - b)^2, for independent samples; rates
-    over the same queries need fewer, by as much as their results go together.
+    n = (z(0.975) + z(power))^2 (d - (a - b)^2) / (a - b)^2. For independent samples d is a (1 - b)
+    + b (1 - a), so that the middle term is a (1 - a) + b (1 - b); for rates over the same queries
+    it is the share of queries where only one of the two is right, and n may be far smaller.
 
     Args:
         rate_a: in [0, 1].
         rate_b: in [0, 1], another value.
         power: probability of finding the difference.
+        discordance: d for rates over the same queries, at least |a - b|; None for independent ones.
 
     Raises:
-        ValueError: a rate outside [0, 1], equal rates, or a power outside (0, 1).
+        ValueError: a rate outside [0, 1], equal rates, a power outside (0, 1), or a discordance
+            that the two rates rule out.
+
+    Source: McNemar's test; Connor, Biometrics 43, 1987.
 
     Example:
-        >>> queries_to_separate(0.70, 0.75)
-        1248
+        >>> queries_to_separate(0.70, 0.75), queries_to_separate(0.70, 0.75, discordance=0.1)
+        (1248, 307)
     """
     if not (0 <= rate_a <= 1 and 0 <= rate_b <= 1 and rate_a != rate_b and 0 < power < 1):
         raise ValueError(f"two different rates in [0, 1] and a power in (0, 1): {rate_a}, {rate_b}")
-    variance = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
+    difference = abs(rate_a - rate_b)
+    if discordance is None:
+        discordance = rate_a * (1 - rate_b) + rate_b * (1 - rate_a)
+    highest = min(rate_a + rate_b, 2 - rate_a - rate_b)
+    if not difference - 1e-9 <= discordance <= highest + 1e-9:
+        raise ValueError(
+            f"discordance {discordance} must lie in [{difference:.3g}, {highest:.3g}], which the "
+            "two rates leave"
+        )
     z = norm.ppf((1 + LEVEL) / 2) + norm.ppf(power)
-    return math.ceil(z**2 * variance / (rate_a - rate_b) ** 2)
+    return math.ceil(z**2 * (discordance - difference**2) / difference**2)
 
 
 def _checked(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:

@@ -221,3 +221,33 @@ def test_the_real_annotations_hold_the_published_counts():
     published = read_published(file).to_dict()
     counts = data.annotation_counts(root)
     assert {name: counts[name] for name in published} == published
+
+
+def test_a_target_is_known_by_every_caption_that_asks_for_it(root):
+    again = TRIPLET | {"candidate": "dress-val-c", "target": "dress-val-b"}
+    path = root / "captions" / "cap.dress.val.json"
+    write(path, [*json.loads(path.read_text()), again | {"captions": ["is blue", "is long"]}])
+    captions = data.load_target_captions(root)
+    assert len(captions) == 6  # a category and split each has one target
+    assert captions["dress-val-b"] == {
+        "dress-val-a": "Is red and has a v neck",
+        "dress-val-c": "Is blue and is long",
+    }
+
+
+def test_attributes_are_the_title_and_tags_or_what_was_drawn(root):
+    assert data.load_image_attributes(root) == {}
+    entry = {"title": "Red tee", "tags": [["jersey", "tee"], [], ["red"]], "imUrl": "-"}
+    write(root / "attributes" / "shirt.val.json", {"a": entry, "b": entry | {"title": None}})
+    attributes = data.load_image_attributes(root)
+    assert attributes["a"] == {"title": "Red tee", "tags": "jersey tee red"}
+    assert attributes["b"]["title"] == ""
+    write(root / "synthfashion.json", {"images": {"a": {"colour": "pink"}}})
+    assert data.load_image_attributes(root) == {"a": {"colour": "pink"}}
+
+
+@pytest.mark.parametrize("entry", [{"title": "Red tee"}, [], {"title": "x", "tags": None}])
+def test_broken_attributes_are_named(root, entry):
+    write(root / "attributes" / "shirt.val.json", {"a": entry})
+    with pytest.raises(ValueError, match=r"shirt.val.json, image 'a': no title or tags"):
+        data.load_image_attributes(root)

@@ -166,6 +166,16 @@ def test_preference_agrees_with_plain_counting(generator):
     assert preference.agreement == pytest.approx(credit / 300)
 
 
+def test_a_coin_decides_the_ties_over_all_queries(generator):
+    first, second = generator.integers(0, 3, size=(2, 400))
+    preferred = generator.integers(1, 3, size=400)
+    preference = preference_rate(first, second, preferred)
+    assert preference.decides.tolist() == (first != second).tolist()
+    coins = generator.random((2, 2000, 400)) / 10  # too small to turn a decision
+    picks = (first + coins[0] > second + coins[1]).mean(axis=0)
+    np.testing.assert_allclose(preference.picks_1, picks, atol=0.06)
+
+
 def test_preference_is_blind_to_a_monotone_change_of_the_scores(generator):
     first, second = generator.normal(size=(2, 100))
     preferred = generator.integers(1, 3, size=100)

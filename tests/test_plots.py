@@ -98,6 +98,18 @@ def test_a_figure_without_data_is_refused(reports):
         plots.save_figure(score_figure(), "fig7", DATA[:0], "c", reports)
 
 
+def test_rows_of_two_kinds_have_a_colour_each_and_a_name_in_the_legend():
+    frame = pd.DataFrame({"label": list("abc"), "estimate": 1, "low": 0, "high": 2}, [7, 8, 9])
+    frame["group"] = ["x", "y", "x"]
+    _, ax = plt.subplots()
+    plots.plot_intervals(ax, frame, 1.5, "base")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base", "x", "y"]
+    places = [points.get_offsets()[:, 1].tolist() for points in ax.collections[1::2]]
+    assert places == [[0, 2], [1]]
+    colours = {tuple(points.get_facecolor()[0]) for points in ax.collections[1::2]}
+    assert len(colours) == 2
+
+
 def test_the_window_starts_after_the_first_drop_and_ends_before_the_second():
     # rank          target 1    2  |  3    4  |  5
     figure = score_figure()

@@ -252,7 +252,34 @@ def test_half_the_difference_needs_about_four_times_the_queries():
     assert near / far == pytest.approx(4, rel=0.02)
 
 
-@pytest.mark.parametrize("arguments", [(0.5, 0.5), (70, 75), (0.5, 0.6, 1.0)])
-def test_queries_to_separate_refuses_bad_input(arguments):
-    with pytest.raises(ValueError, match="two different rates"):
+def test_the_same_queries_find_the_difference_as_often_as_promised():
+    generator = np.random.default_rng(0)
+    n = queries_to_separate(0.60, 0.66, power=0.8, discordance=0.16)
+    # of 100 queries: a alone is right in 5, b alone in 11, both or neither in 84
+    only_a, only_b, _ = generator.multinomial(n, [0.05, 0.11, 0.84], 4000).T
+    z = (only_b - only_a) / np.sqrt(only_a + only_b)  # McNemar
+    assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.02)
+
+
+def test_results_that_go_together_need_fewer_queries():
+    needed = [queries_to_separate(0.70, 0.75, discordance=d) for d in (0.05, 0.1, 0.2, 0.3)]
+    assert needed == sorted(needed)
+    independent = 0.70 * 0.25 + 0.30 * 0.75
+    assert queries_to_separate(0.70, 0.75) == queries_to_separate(
+        0.75, 0.70, discordance=independent
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.5, 0.5), "two different rates"),
+        ((70, 75), "two different rates"),
+        ((0.5, 0.6, 1.0), "two different rates"),
+        ((0.5, 0.6, 0.8, 0.05), r"discordance 0.05 must lie in \[0.1, 0.9\]"),
+        ((0.5, 0.6, 0.8, 0.95), "discordance 0.95"),
+    ],
+)
+def test_queries_to_separate_refuses_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
         queries_to_separate(*arguments)

@@ -1,0 +1,146 @@
+"""Scorers of image sets that look at no image: what a preference rate is worth before any model.
+
+Judged queries (`data.load_hp_fashioniq`) in, (Q, 2) scores of set 1 and set 2 out. The higher
+answers the query better; NaN says that nothing is known of a set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from qure_lib.data import QuerySet
+
+Words = frozenset[str]
+# They say nothing of a garment; comparatives are among them, since no image is "more" by itself.
+FUNCTION_WORDS = (
+    "a an and are as at be but by for from has have in is it its less like more not of on or same "
+    "so than that the this to very with without"
+)
+
+
+def holds_target(judged: pd.DataFrame) -> np.ndarray:
+    """1 where the set holds the target, 0 where it does not. It sees the answer."""
+    return _score_sets(judged, lambda query, ids: float(query.target in ids))
+
+
+def mean_relevance(
+    judged: pd.DataFrame, query_sets: Mapping[str, QuerySet], relevance: Mapping[str, Tensor]
+) -> np.ndarray:
+    """Mean exact graded relevance of the set's images, where a data set knows it. Sees the answer.
+
+    Args:
+        judged: Q judged queries, all of them in `query_sets`.
+        query_sets: category -> its queries.
+        relevance: category -> `data.load_graded_relevance` of the same.
+    """
+    rows = {
+        (name, t.reference, t.target): row
+        for name, queries in query_sets.items()
+        for row, t in enumerate(queries.triplets)
+    }
+
+    def score(query: Any, ids: Sequence[str]) -> float:
+        row = rows[query.category, query.reference, query.target]
+        columns = query_sets[query.category].corpus.positions(tuple(ids))
+        return round(relevance[query.category][row, columns].double().mean().item(), 6)
+
+    return _score_sets(judged, score)
+
+
+def word_overlap(
+    judged: pd.DataFrame, texts: Mapping[str, Mapping[str, str]], own: bool = False
+) -> np.ndarray:
+    """Score a set by what the texts of its images share with the query's relative caption.
+
+    Args:
+        judged: Q judged queries.
+        texts: image id -> source -> text. The source of a caption is its reference image
+            (`data.load_target_captions`), that of an attribute its name
+            (`data.load_image_attributes`).
+        own: keep the text that comes from this very query: the target's own caption gives the
+            answer away.
+    """
+    known = {i: words(" ".join(sources.values())) for i, sources in texts.items()}
+    weights = rarity(known.values())
+
+    def describe(image: str, query: Any) -> Words:
+        if own or image != query.target:
+            return known.get(image, frozenset())
+        others = {s: text for s, text in texts.get(image, {}).items() if s != query.reference}
+        return words(" ".join(others.values()))
+
+    def score(query: Any, ids: Sequence[str]) -> float:
+        return overlap(words(query.caption), [describe(i, query) for i in ids], weights)
+
+    return _score_sets(judged, score)
+
+
+def first_decisive(*scores: np.ndarray) -> np.ndarray:
+    """Choose as the first scorer that decides: 1 for its set, 0 for the other; a tie if none does.
+
+    Args:
+        scores: (Q, 2) each, the one that has the first word first; NaN does not decide.
+
+    Example:
+        >>> first_decisive(np.array([[1.0, 1.0]]), np.array([[0.2, 0.7]]))
+        array([[0., 1.]])
+    """
+    chosen = np.zeros_like(scores[0], dtype=float)
+    for pair in reversed(scores):
+        first, second = (pair[:, i] > pair[:, 1 - i] for i in (0, 1))
+        decided = first | second
+        chosen[decided] = np.stack([first, second], axis=1)[decided]
+    return chosen
+
+
+def overlap(wanted: Words, images: Sequence[Words], weights: Mapping[str, float]) -> float:
+    """Mean over a set's images of the share, by weight, of the wanted words that describe them.
+
+    Args:
+        wanted: words of the relative caption.
+        images: the words known of each image; one of which nothing is known is left out.
+        weights: of each word; a word without one does not count.
+
+    Returns:
+        In [0, 1], at 12 decimals so that equal sets tie; NaN where nothing is known of any image.
+
+    Example:
+        >>> overlap(words("is red and long"), [words("a red shirt")], {"red": 1, "long": 3})
+        0.25
+    """
+    total = math.fsum(weights.get(word, 0) for word in wanted)
+    shared = [math.fsum(weights.get(w, 0) for w in wanted & known) for known in images if known]
+    if not shared:
+        return math.nan
+    return round(math.fsum(shared) / len(shared) / total, 12) if total else 0.0
+
+
+def words(text: str) -> Words:
+    """The words of a text that say something of a garment, in lower case and without a final s.
+
+    Example:
+        >>> sorted(words("Is red, and has shorter sleeves."))
+        ['red', 'shorter', 'sleeve']
+    """
+    found = set(re.findall(r"[a-z]+", text.lower())).difference(FUNCTION_WORDS.split())
+    return frozenset(word.removesuffix("s") or word for word in found)
+
+
+def rarity(texts: Iterable[Words]) -> dict[str, float]:
+    """Weight of each word, log(number of texts / number that hold it): a rare word says more."""
+    texts = [text for text in texts if text]
+    counts = Counter(word for text in texts for word in text)
+    return {word: math.log(len(texts) / count) for word, count in counts.items()}
+
+
+def _score_sets(judged: pd.DataFrame, score: Callable[[Any, Sequence[str]], float]) -> np.ndarray:
+    """(Q, 2): `score` of each judged query, as a named tuple, with either set's image ids."""
+    return np.array([[score(q, q.set_1), score(q, q.set_2)] for q in judged.itertuples()])
