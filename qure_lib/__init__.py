@@ -25,4 +25,5 @@ statistics  Interval, bootstrap_ci, paired_bootstrap
 tables      save_table, results_table, compare_with_published
 plots       use_house_style, save_figure, plot_relevance_curve
 reports     Reports, build_index
+widgets     RelevanceExplorer
 """

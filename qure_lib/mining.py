@@ -125,8 +125,9 @@ class MiningReport:
 
     per_query: one row a query: target_rank, window_start and window_end (first and last rank of
     the set), set_size, score_margin (target's score less the set's mean), score_skewness (of all
-    N scores); where graded relevance is known relevance_above (between target and window),
-    relevance_inside, relevance_below, false_negatives (in the set) and false_negatives_top10.
+    N scores), largest_gap (between neighbours); where graded relevance is known relevance_above
+    (between target and window), relevance_inside, relevance_below, false_negatives (in the set)
+    and false_negatives_top10.
     mean_scores, std_scores: (N,) over queries, by rank (Fig. 8).
     """
 
@@ -318,6 +319,7 @@ def _describe(
         "set_size": inside.sum(dim=1),
         "score_margin": target_scores - _masked_mean(scores, inside),
         "score_skewness": (centred**3).mean(dim=1) / (centred**2).mean(dim=1).pow(1.5),
+        "largest_gap": -scores.diff(dim=1, append=scores[:, -1:]).amin(dim=1),
     }
     if relevance is not None:
         graded = relevance.gather(1, ranking.order)

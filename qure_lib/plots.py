@@ -4,8 +4,11 @@ Every ``plot_*`` function takes the axes it draws on and returns them. None comp
 intervals and shares arrive as columns. ``rank`` is 0-based, 0 the best.
 """
 
+import base64
+import io
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 from PIL import Image
 
+from qure_lib.images import read_image
 from qure_lib.reports import Reports
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
@@ -317,6 +321,12 @@ def plot_image(
     return ax
 
 
+def image_html(path: Path, note: str = "", zone: str = "reference") -> str:
+    """`plot_image` for a page: a small <figure>, framed in the colour of its zone."""
+    image = f'<img src="{_thumbnail(path)}" style="border-color: {ZONE_COLOURS[zone]}">'
+    return f"<figure>{image}{note}</figure>"
+
+
 def plot_image_strip(
     axes: Sequence[Axes], images: Sequence[Image.Image | Path], notes: Sequence[str], zone: str
 ) -> Sequence[Axes]:
@@ -362,6 +372,16 @@ def plot_query(
         annotation_clip=False,
     )
     return axes
+
+
+@lru_cache(maxsize=8192)
+def _thumbnail(path: Path) -> str:
+    """An image file as a small JPEG, written out as an <img> takes it."""
+    image = read_image(path).convert("RGB")
+    image.thumbnail((96, 96))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _mark_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int]) -> None:

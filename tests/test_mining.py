@@ -102,6 +102,7 @@ def test_the_report_against_a_plain_loop():
     )
     for q, row in enumerate(report.per_query.itertuples()):
         order = np.argsort(-scores[q].numpy(), kind="stable")
+        assert row.largest_gap == pytest.approx(-np.diff(scores[q].numpy()[order]).min())
         target_rank = list(order).index(targets[q])
         members = chosen[q].tolist()
         assert row.target_rank == target_rank and row.set_size == len(members)

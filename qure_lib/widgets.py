@@ -1,0 +1,218 @@
+"""Explorers for notebooks. No logic of their own: ranking ranks, mining mines, plots draws."""
+
+from __future__ import annotations
+
+import html
+import io
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import ipywidgets as ipw
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .config import MiningConfig
+from .drops import RULES
+from .embeddings import Retriever
+from .mining import mine_hard_negatives, zone_ranks
+from .plots import ZONE_COLOURS, image_html, plot_relevance_curve
+from .ranking import Ranking, rank_corpus
+from .train import TrainingData
+
+SIZE, PIXELS = (9.2, 3.0), 1.5  # of the curve, in 100 CSS pixels; pixels drawn for each of those
+LEFT, BOTTOM, ACROSS, UP = 0.065, 0.15, 0.93, 0.83  # its axes, as shares of it
+HOVERED = 150  # ranks that answer the mouse: all of them, once zoomed in far enough
+STRIP, LISTED = 9, 100  # images a zone, queries in the list
+WINDOWS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # choices of search_window, beside all
+STYLE = f"<style>{Path(__file__).with_suffix('.css').read_text(encoding='utf-8')}</style>"
+Definitions = Mapping[str, Callable[[], object]]
+
+
+class RelevanceExplorer(ipw.VBox):
+    """One query's relevance-score curve, its drops and its images, with the rule at hand.
+
+    Args:
+        retriever: embeds queries and corpus; its model takes the weights of what is shown.
+        data: queries by category, and the training queries' graded relevance where it is known.
+        definitions: name -> what puts that definition's weights into the retriever's model.
+    """
+
+    def __init__(self, retriever: Retriever, data: TrainingData, definitions: Definitions) -> None:
+        self.retriever, self.data, self.definitions = retriever, data, definitions
+        self._embed = lru_cache(maxsize=4)(self._embed)
+        self._dice = random.Random(0)
+        self.category = ipw.Dropdown(options=list(data.train), description="category")
+        self.split = ipw.Dropdown(options=["train", "val"], description="split")
+        self.definition = ipw.Dropdown(options=list(definitions), description="definition")
+        self.overlay = ipw.Dropdown(options=["none", *definitions], description="overlay")
+        self.search = ipw.Text(description="caption", placeholder="words to look for")
+        self.query = ipw.Select(rows=5, description="query")
+        names = ("random", "smoothest curve", "most bottom-heavy")
+        self.random, self.smoothest, self.lowest = (ipw.Button(description=n) for n in names)
+        self.rule = ipw.Dropdown(options=RULES, description="drop rule")
+        self.threshold = ipw.IntSlider(1, 0, 20, description="consecutive_threshold")
+        windows = [*((f"{n:,} ranks", n) for n in WINDOWS), ("all ranks", 0)]
+        self.search_window = ipw.SelectionSlider(options=windows, description="search_window")
+        self.search_window.value = 0
+        self.zoom = ipw.IntRangeSlider(value=(0, 1), max=1, description="zoom")
+        self.triplet, self.hover, self.strips = (ipw.HTML() for _ in range(3))
+        self.picture = ipw.Image()
+        super().__init__(self._rows())
+        self.add_class("qure")
+        self._connect()
+        self._list()
+
+    def _rows(self) -> list[ipw.Widget]:
+        """The layout, from top to bottom."""
+        self.search.layout.width = self.query.layout.width = "440px"
+        self.zoom.layout.width = "920px"
+        for slider in (self.threshold, self.search_window):
+            slider.layout.width, slider.style.description_width = "320px", "initial"
+        for part in (self.picture, self.hover):  # the second lies on the first
+            part.layout = ipw.Layout(grid_area="1 / 1", margin="0")
+        curve = ipw.GridBox([self.picture, self.hover]).add_class("curve")
+        jumps = ipw.HBox([self.random, self.smoothest, self.lowest])
+        choice = ipw.VBox([self.search, self.query, jumps])
+        return [
+            ipw.HTML(STYLE, layout=ipw.Layout(display="none")),
+            ipw.HBox([self.category, self.split, self.definition, self.overlay]),
+            ipw.HBox([choice, self.triplet]),
+            ipw.HBox([self.rule, self.threshold, self.search_window]),
+            *(curve, self.zoom, self.strips),
+        ]
+
+    def _connect(self) -> None:
+        """Say what each control changes."""
+        for control in (self.category, self.split, self.search):
+            control.observe(lambda _: self._list(), "value")
+        for control in (self.query, self.definition, self.overlay):
+            control.observe(lambda _: self._show(), "value")
+        for control in (self.rule, self.threshold, self.search_window, self.zoom):
+            control.observe(lambda _: self._draw(), "value")
+        found, mined = self._found, lambda: self._mine(self._found())
+        self.random.on_click(lambda _: self._list(self._dice.choice(found())))
+        self.smoothest.on_click(lambda _: self._list(mined().largest_gap.idxmin()))
+        self.lowest.on_click(lambda _: self._list(mined().window_start.fillna(-1).idxmax()))
+
+    def _found(self) -> list[int]:
+        """Queries whose caption holds every word looked for."""
+        words = self.search.value.lower().split()
+        captions = (t.caption.lower() for t in self.queries.triplets)
+        return [q for q, caption in enumerate(captions) if all(w in caption for w in words)]
+
+    def _list(self, first: int | None = None) -> None:
+        """Offer the queries found, `first` on top; what is on top is shown."""
+        split, category = self.split.value, self.category.value
+        self.queries = getattr(self.data, split)[category]
+        self.relevance = self.data.relevance[category] if split == "train" else None
+        found, triplets = self._found(), self.queries.triplets
+        for button in (self.random, self.smoothest, self.lowest):
+            button.disabled = not found
+        offered = list(dict.fromkeys(found if first is None else [first, *found]))[:LISTED]
+        self.query.options = [
+            (f"{q}: {triplets[q].caption}", (split, category, q)) for q in offered
+        ]
+        self.query.index = 0 if offered else None
+
+    def _embed(self, definition: str, split: str, category: str) -> tuple[Tensor, Tensor, Tensor]:
+        """(Q, D) queries, (N, T, D) corpus and (Q,) target positions, by a definition's model."""
+        self.definitions[definition]()
+        queries = getattr(self.data, split)[category]
+        images = self.retriever.embed_corpus(queries.corpus)
+        targets = queries.target_positions.to(images.device)
+        return self.retriever.embed_queries(queries), images, targets
+
+    def _rank(self, definition: str) -> tuple[Ranking, int]:
+        """The shown query's ranking by a definition's model, and its target's rank."""
+        split, category, q = self.query.value
+        queries, images, targets = self._embed(definition, split, category)
+        ((_, ranking),) = rank_corpus(queries[[q]], images)
+        return ranking, int(ranking.ranks_of(targets[[q]]))
+
+    def _mine(self, rows: list[int]) -> pd.DataFrame:
+        """The mining report on these queries, by the rule at hand."""
+        where = self.definition.value, self.split.value, self.category.value
+        queries, images, targets = self._embed(*where)
+        config = MiningConfig(
+            drop_rule=self.rule.value,
+            consecutive_threshold=self.threshold.value,
+            search_window=self.search_window.value or None,
+        )
+        relevance = None if self.relevance is None else self.relevance[rows]
+        _, report = mine_hard_negatives(queries[rows], images, targets[rows], config, relevance)
+        return report.per_query.set_axis(rows)
+
+    def _show(self) -> None:
+        """Rank the corpus for the chosen query by the chosen definitions, and show all of it."""
+        if self.query.value is None:
+            return
+        self._ranking, self._target_rank = self._rank(self.definition.value)
+        overlaid = self.overlay.value
+        self._overlaid = None if overlaid == "none" else self._rank(overlaid)
+        triplet = self.queries.triplets[self.query.value[-1]]
+        reference = image_html(self.queries.images[triplet.reference], "reference", "reference")
+        caption, target = html.escape(triplet.caption), self._image(self._target_rank, "target")
+        self.triplet.value = f'<div class="row">{reference}<p>{caption}<br>→</p>{target}</div>'
+        last = len(self.queries.corpus) - 1
+        if self.zoom.max != last:
+            self.zoom.max, self.zoom.value = last, (0, last)
+        self._draw()
+
+    def _draw(self) -> None:
+        """Mine the shown query alone, and show its window: on the curve, and in images."""
+        if self.query.value is None:
+            return
+        self.threshold.disabled = self.rule.value != "release"
+        found = self._mine([self.query.value[-1]]).iloc[0]
+        drops, strips = (-1, -1), []
+        if found.set_size > 0:
+            start, end = int(found.window_start), int(found.window_end)
+            drops, n = (start - 1, end), len(self.queries.corpus)
+            for zone, ranks in zone_ranks(self._target_rank, (start, end), n, STRIP).items():
+                mean = found.get(f"relevance_{zone}", np.nan)
+                known = "" if np.isnan(mean) else f"<br>mean relevance {mean:.2f}"
+                title = f'<b style="color: {ZONE_COLOURS[zone]}">{zone} the window</b>{known}'
+                images = "".join(self._image(rank, zone) for rank in ranks) or "none"
+                strips.append(f'<div class="row"><div class="zone">{title}</div>{images}</div>')
+        self.picture.value, self.strips.value = self._curve(drops), "".join(strips)
+        self.hover.value = "".join(self._columns())
+
+    def _curve(self, drops: tuple[int, int]) -> bytes:
+        """The ranks zoomed in on, as a PNG."""
+        figure = Figure(SIZE, dpi=PIXELS * 100, layout="none")
+        ax = figure.add_axes((LEFT, BOTTOM, ACROSS, UP))
+        curves = [self._ranking.scores[0].cpu().numpy()]
+        if self._overlaid is not None:
+            ranking, rank = self._overlaid
+            curves.append(ranking.scores[0].cpu().numpy())
+            label = f"{self.overlay.value} (target at rank {rank})"
+            ax.plot(curves[1], "*--", color="0.6", markevery=[rank], markersize=8, label=label)
+        plot_relevance_curve(ax, curves[0], self._target_rank, drops)
+        low, high = self.zoom.value
+        bottom, top = min(c[high] for c in curves), max(c[low] for c in curves)
+        margin = 0.05 * (top - bottom) + 1e-6
+        ax.set(xlim=(low - 0.5, high + 0.5), ylim=(bottom - margin, top + margin))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+        return stream.getvalue()
+
+    def _columns(self) -> Iterator[str]:
+        """What the mouse finds over the curve: a column a rank, each with a card."""
+        ranks = np.unique(np.linspace(*self.zoom.value, HOVERED).round().astype(int)).tolist()
+        width = 100 * ACROSS / len(ranks)
+        for column, rank in enumerate(ranks):
+            late = " late" if column > len(ranks) / 2 else ""
+            place = f"left: {100 * LEFT + column * width:.2f}%; width: {width:.2f}%"
+            yield f'<div class="rank{late}" style="{place}">{self._image(rank, "reference")}</div>'
+
+    def _image(self, rank: int, zone: str) -> str:
+        """The image at a rank of the shown query's ranking, with what is known of it."""
+        position = int(self._ranking.order[0, rank])
+        note = f"rank {rank:,}<br>score {self._ranking.scores[0, rank]:.3f}"
+        if self.relevance is not None:
+            note += f"<br>relevance {self.relevance[self.query.value[-1], position]:.2f}"
+        return image_html(self.queries.corpus.paths[position], note, zone)

@@ -1,0 +1,178 @@
+"""qure_lib.widgets: what the controls show is what ranking and mining say."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qure_lib.config import MiningConfig
+from qure_lib.data import Corpus, QuerySet, Triplet
+from qure_lib.mining import mine_hard_negatives
+from qure_lib.train import TrainingData
+from qure_lib.widgets import RelevanceExplorer
+
+CAPTIONS = ("Is red & <wide> and has sleeves", "Is blue and has dots", "Is red and has dots")
+
+
+class Embedder:
+    """Stands in for a Retriever: embeddings drawn anew for each definition and query set."""
+
+    def __init__(self, tokens: int = 4, width: int = 16) -> None:
+        self.tokens, self.width, self.definition, self.calls = tokens, width, "", []
+
+    def load(self, definition: str) -> None:
+        self.definition = definition
+
+    def embed_queries(self, queries: QuerySet) -> torch.Tensor:
+        return self._draw(queries.name, len(queries), self.width)
+
+    def embed_corpus(self, corpus: Corpus) -> torch.Tensor:
+        self.calls.append(self.definition)
+        return self._draw(corpus.image_ids[0], len(corpus), self.tokens, self.width)
+
+    def _draw(self, *what: str | int) -> torch.Tensor:
+        name, *shape = what
+        generator = torch.Generator().manual_seed(sum(f"{self.definition}{name}".encode()))
+        return torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+
+
+def build(folder, n: int, **embedder) -> RelevanceExplorer:
+    """An explorer of two categories and two definitions over n images of three colours."""
+    files = [folder / f"{colour}.png" for colour in ("red", "green", "blue")]
+    for file in files:
+        Image.new("RGB", (64, 64), file.stem).save(file)
+
+    def query_set(name: str) -> QuerySet:
+        ids = tuple(f"{name}{i}" for i in range(n))
+        corpus = Corpus(ids, tuple(files[i % 3] for i in range(n)))
+        triplets = [
+            Triplet(f"{name}/{q}", ids[0], CAPTIONS[q % 3], ids[q], name, ()) for q in range(12)
+        ]
+        return QuerySet(name, tuple(triplets), corpus, {ids[0]: files[0]})
+
+    train = {name: query_set(name) for name in ("dress", "shirt")}
+    relevance = {"dress": torch.rand(12, n), "shirt": None}
+    retriever = Embedder(**embedder)
+    stages = {s: lambda s=s: retriever.load(s) for s in ("before warm-up", "epoch 5")}
+    return RelevanceExplorer(retriever, TrainingData(train, train, relevance), stages)
+
+
+@pytest.fixture
+def explorer(tmp_path):
+    return build(tmp_path, 60)
+
+
+def mined(explorer, config=MiningConfig()):  # noqa: B008 (frozen)
+    """What mining says of all dress queries before warm-up."""
+    embedder, queries = Embedder(), explorer.data.train["dress"]
+    embedder.load("before warm-up")
+    embedded = embedder.embed_queries(queries), embedder.embed_corpus(queries.corpus)
+    relevance = explorer.data.relevance["dress"]
+    _, report = mine_hard_negatives(*embedded, queries.target_positions, config, relevance)
+    return report.per_query
+
+
+def shown_ranks(explorer, zone: str) -> list[int]:
+    (row,) = re.findall(rf"{zone} the window.*?(?=<b |$)", explorer.strips.value)
+    return [int(rank) for rank in re.findall(r"rank (\d+)", row)]
+
+
+@pytest.mark.parametrize(("rule", "search_window"), [("release", None), ("largest", 20)])
+def test_the_images_are_those_of_the_mined_window(explorer, rule, search_window):
+    explorer.rule.value, explorer.search_window.value = rule, search_window or 0
+    expected = mined(explorer, MiningConfig(drop_rule=rule, search_window=search_window))
+    for q, row in enumerate(expected.itertuples()):
+        explorer.query.value = ("train", "dress", q)
+        assert f"rank {row.target_rank}<" in explorer.triplet.value
+        if row.set_size:
+            inside, below = shown_ranks(explorer, "inside"), shown_ranks(explorer, "below")
+            assert (inside[0], inside[-1]) == (row.window_start, row.window_end)
+            assert not below or below[0] == row.window_end + 1
+            assert f"mean relevance {row.relevance_inside:.2f}" in explorer.strips.value
+        else:
+            assert explorer.strips.value == ""
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [
+        ("rule", "largest"),
+        ("search_window", 5),
+        ("threshold", 20),
+        ("definition", "epoch 5"),
+        ("overlay", "epoch 5"),
+        ("zoom", (0, 9)),
+        ("category", "shirt"),
+    ],
+)
+def test_every_control_changes_the_picture(explorer, control, value):
+    explorer.query.value = ("train", "dress", 2)
+    before = bytes(explorer.picture.value)
+    assert before.startswith(b"\x89PNG")
+    getattr(explorer, control).value = value
+    assert bytes(explorer.picture.value) != before
+
+
+def test_the_threshold_is_for_the_release_rule_alone(explorer):
+    explorer.rule.value = "largest"
+    assert explorer.threshold.disabled
+    explorer.rule.value = "release"
+    assert not explorer.threshold.disabled
+
+
+def test_captions_are_searched_and_shown_as_text(explorer):
+    explorer.search.value = "DOTS red"
+    assert [value[2] for _, value in explorer.query.options] == [2, 5, 8, 11]
+    before = explorer.picture.value
+    explorer.search.value = "no such word"
+    assert explorer.query.options == () and explorer.random.disabled
+    explorer.rule.value = "largest"
+    assert explorer.picture.value == before
+    explorer.search.value = "wide"
+    assert explorer.query.value == ("train", "dress", 0) and not explorer.random.disabled
+    assert "red &amp; &lt;wide&gt;" in explorer.triplet.value
+
+
+def test_the_buttons_find_queries_among_those_searched_for(explorer):
+    report = mined(explorer)
+    explorer.search.value = "red"
+    report = report.loc[[0, 2, 3, 5, 6, 8, 9, 11]]
+    explorer.smoothest.click()
+    assert explorer.query.value[2] == report.largest_gap.idxmin()
+    explorer.lowest.click()
+    assert explorer.query.value[2] == report.window_start.idxmax()
+    seen = set()
+    for _ in range(20):
+        explorer.random.click()
+        seen.add(explorer.query.value[2])
+    assert len(seen) > 3 and seen <= set(report.index)
+
+
+def test_the_mouse_finds_every_rank_with_its_score(explorer):
+    explorer.zoom.value = (10, 19)
+    cards = re.findall(r"rank (\d+)<br>score (-?[\d.]+)<br>relevance", explorer.hover.value)
+    embedder, queries = explorer.retriever, explorer.queries
+    scores = embedder.embed_queries(queries)[:1] @ embedder.embed_corpus(queries.corpus).mT
+    ranked = scores.amax(dim=-1).flatten().sort(descending=True).values
+    assert [int(rank) for rank, _ in cards] == list(range(10, 20))
+    np.testing.assert_allclose([float(s) for _, s in cards], ranked[10:20], atol=6e-4)
+
+
+def test_relevance_is_shown_only_where_it_is_known(explorer):
+    for category, split, known in (
+        ("dress", "train", 1),
+        ("dress", "val", 0),
+        ("shirt", "train", 0),
+    ):
+        explorer.category.value, explorer.split.value = category, split
+        assert ("relevance" in explorer.strips.value + explorer.triplet.value) == known
+
+
+def test_a_definition_is_embedded_once(explorer):
+    for overlay in ("epoch 5", "none", "epoch 5"):
+        explorer.overlay.value = overlay
+        explorer.query.index = 3
+    explorer.search_window.value = 50
+    assert explorer.retriever.calls == ["before warm-up", "epoch 5"]
