@@ -11,6 +11,7 @@ every figure and table.
 import argparse
 import ast
 import os
+import re
 import resource
 import sys
 import time
@@ -38,6 +39,9 @@ OFFLINE_PAGE = """{% extends "index.html.j2" %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}"""
+
+
+BAR = re.compile(r"%\||\x1b\[A")  # a line of tqdm's
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,7 @@ def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
     except DeadKernelError as error:
         raise RuntimeError(f"{job.path.name}: {error}; out of memory?") from error
     notebook.metadata["qure_lib"] = about
-    for cell in notebook.cells:  # a finished notebook needs no progress bars
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if "\r" not in _stderr(o)]
+    drop_progress_bars(notebook)
     exporter = nbconvert.HTMLExporter(raw_template=OFFLINE_PAGE, embed_images=True)
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": job.path.stem}})
     with replacing(executed / job.path.name) as path:
@@ -196,8 +198,15 @@ def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
     output.unlink()
 
 
-def _stderr(output: dict[str, Any]) -> str:
-    return output["text"] if output.get("name") == "stderr" else ""
+def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
+    """Take the lines of progress bars out of what the cells wrote to stderr; warnings stay."""
+    for cell in notebook.cells:
+        streams = [o for o in cell.get("outputs", ()) if o.get("name") == "stderr"]
+        for stream in streams:
+            lines = re.split(r"(?<=[\r\n])", stream.text)
+            stream.text = "".join(line for line in lines if not BAR.search(line))
+            if not stream.text.strip():
+                cell.outputs.remove(stream)
 
 
 def failure(path: Path, error: PapermillExecutionError, output: Path) -> str:

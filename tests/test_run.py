@@ -54,6 +54,19 @@ def test_a_folder_that_cannot_be_written_is_named(write_notebook, start, tmp_pat
     assert status == 1 and "reports" in said.splitlines()[-1] and "Traceback" not in said
 
 
+def test_a_finished_notebook_keeps_warnings_and_no_progress_bars(write_notebook, start, tmp_path):
+    bars = (
+        "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n"
+        "    [None for _ in tqdm(range(2), leave=False)]\nprint('mind the gap', file=sys.stderr)"
+    )
+    write_notebook("01_first", PARAMETERS, SAVE, bars)
+    status, said = start()
+    assert status == 0, said
+    for page in (tmp_path / "reports" / "executed").glob("01_first.*"):
+        text = page.read_text()
+        assert "mind the gap" in text and "%|" not in text and "3/3" not in text
+
+
 def test_only_the_notebooks_asked_for_run(write_notebook, start, tmp_path):
     write_notebook("01_first", PARAMETERS, SAVE)
     write_notebook("02_second", PARAMETERS, "1 / 0")
