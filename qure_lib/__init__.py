@@ -15,7 +15,7 @@ embeddings  Retriever
 ranking     Ranking, rank_corpus
 drops       DropPair, find_steepest_drops
 mining      mine_hard_negatives, HardNegativeSet, MiningReport
-losses      bradley_terry_loss, info_nce_loss
+losses      bradley_terry_loss, plackett_luce_loss, info_nce_loss
 train       train, Run
 runs        set_seed, save_checkpoint, load_checkpoint, run_manifest
 metrics     recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate

@@ -252,7 +252,10 @@ def mine_hard_negatives(
     sizes, negatives, frames, moments = [], [], [], np.zeros((2, len(images)))
     for rows, ranking in rank_corpus(queries, images, memory):
         target_ranks = ranking.ranks_of(targets[rows])
-        window = STRATEGIES[config.strategy](ranking, target_ranks, config)
+        start, stop = STRATEGIES[config.strategy](ranking, target_ranks, config)
+        if config.set_size is not None:
+            stop = torch.where(stop > start, start + config.set_size, stop)
+        window = start, stop
         inside = _inside_window(window, target_ranks, len(images))
         sizes.append(inside.sum(dim=1))
         negatives.append(ranking.order[inside])

@@ -236,6 +236,19 @@ def plot_epochs(
     return ax
 
 
+def plot_epoch_bands(ax: Axes, frame: pd.DataFrame) -> Axes:
+    """Draw a measure over the epochs with its band, a line a label; the caller labels the y axis.
+
+    Args:
+        ax: where to draw.
+        frame: columns epoch, mean, low, high, label.
+    """
+    _plot_bands(ax, frame, "label", ("epoch", "mean", "low", "high"))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="Epoch")
+    return ax
+
+
 def plot_zone_relevance(ax: Axes, frame: pd.DataFrame) -> Axes:
     """Draw the graded relevance of the zones around the window at each definition.
 

@@ -94,6 +94,17 @@ def git_commit() -> str | None:
         return None
 
 
+def event_writer(folder: str | Path, step: int) -> Any:
+    """TensorBoard's writer of scalars, offline: event files in `folder`.
+
+    Args:
+        step: the first to be written; what an interrupted run wrote from there on is hidden.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+    return SummaryWriter(folder, purge_step=step)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON whole or not at all; dataclasses become objects."""
     with replacing(path) as scratch:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from .data import QuerySet, load_fashioniq, load_graded_relevance
 from .embeddings import Retriever
 from .evaluation import evaluate_fashioniq
 from .files import replacing
-from .losses import bradley_terry_loss, info_nce_loss
+from .losses import bradley_terry_loss, info_nce_loss, plackett_luce_loss
 from .metrics import recall_at_k
 from .mining import STRATEGIES, HardNegativeSet, MiningReport, mine_hard_negatives
 from .model import QuReModel, paired_scores, relevance_scores
 from .runs import (
+    event_writer,
     fingerprint,
     load_checkpoint,
     run_manifest,
@@ -41,14 +44,20 @@ def _bradley_terry(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Ten
     return bradley_terry_loss(positive, paired_scores(queries, negatives), tau)
 
 
+def _plackett_luce(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:
+    positive = paired_scores(queries, targets)
+    return plackett_luce_loss(positive, paired_scores(queries, negatives), tau)
+
+
 def _info_nce(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:
     return info_nce_loss(relevance_scores(queries, targets), tau)
 
 
-# The one place to touch to add an objective: (B, D) queries, (B, T, D) targets and negatives, and
-# the temperature -> a loss. In-batch contrast mines nothing and leaves the negatives alone.
+# The one place to touch to add an objective: (B, D) queries, (B, T, D) targets, (B, K, T, D)
+# negatives and the temperature -> a loss. In-batch contrast needs no negatives and is given none.
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "bradley_terry": _bradley_terry,
+    "plackett_luce": _plackett_luce,
     "info_nce": _info_nce,
 }
 
@@ -57,12 +66,14 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 class TrainingData:
     """Training queries over their pools of negatives, val queries over the protocol's corpus.
 
-    Both by category. relevance: (Q, N) graded relevance a category, where the data set knows it.
+    Both by category. relevance, val_relevance: (Q, N) graded relevance a category, where the data
+    set knows it.
     """
 
     train: dict[str, QuerySet]
     val: dict[str, QuerySet]
     relevance: dict[str, Tensor | None]
+    val_relevance: dict[str, Tensor | None] = field(default_factory=dict)
 
     @property
     def images(self) -> dict[str, Path]:
@@ -76,9 +87,10 @@ def load_training_data(root: str | Path) -> TrainingData:
 
     Training negatives come from the same category's train targets; val ranks the original split.
     """
-    queries = load_fashioniq(root, "train", corpus="targets")
-    relevance = {c: load_graded_relevance(root, q, "train") for c, q in queries.items()}
-    return TrainingData(queries, load_fashioniq(root, "val"), relevance)
+    train, val = load_fashioniq(root, "train", corpus="targets"), load_fashioniq(root, "val")
+    relevance = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
+    val_relevance = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
+    return TrainingData(train, val, relevance, val_relevance)
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,8 @@ class Run:
     """A finished run's folder. history: one row an epoch; mining: one row a definition, category.
 
     Files: run.json (manifest), history.csv, mining.csv, last/ and best/ (models), definitions/
-    (trained weights and per-query figures at each definition), checkpoint.pt.
+    (trained weights and per-query figures at each definition), checkpoint.pt, and tensorboard/
+    (both frames as event files).
     """
 
     folder: Path
@@ -130,7 +143,8 @@ def train(
 
     The run lives in `runs/name-fingerprint`; the fingerprint covers the settings, data, starting
     weights and this package's code, so a change of any starts afresh. A CPU run repeated with the
-    same seed and threads gives the same bits, interrupted or not.
+    same seed and threads gives the same bits, interrupted or not. Runs that differ only in what
+    follows the warm-up share it: the first one leaves it in `runs`, the others go on from there.
 
     Args:
         retriever: its model is trained in place and ends at the last epoch.
@@ -141,8 +155,9 @@ def train(
 
     Source: QuRe, arXiv:2507.12416, Algorithm 1; METHOD section 3 for what the release does.
     """
-    if config.objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, not {config.objective!r}")
+    for objective in (config.objective, config.warm_up_objective or config.objective):
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}, not {objective!r}")
     if config.mining.strategy not in STRATEGIES:
         raise ValueError(
             f"strategy must be one of {sorted(STRATEGIES)}, not {config.mining.strategy!r}"
@@ -159,7 +174,10 @@ def train(
 def define_hard_negatives(
     retriever: Retriever, data: TrainingData, config: TrainConfig
 ) -> dict[str, tuple[HardNegativeSet, MiningReport]]:
-    """Mine every category's training queries with the model as it is now (Algorithm 1)."""
+    """Mine every category's training queries with the model as it is now (Algorithm 1).
+
+    By `config.mining`; see `TrainConfig.mining_at` for an epoch's.
+    """
     return {
         category: mine_hard_negatives(
             retriever.embed_queries(queries),
@@ -188,7 +206,7 @@ class _Loop:
     ) -> None:
         self.config, self.retriever, self.data, self.name = config, retriever, data, name
         self.model = retriever.model
-        self.data_hashes = _data_hashes(retriever, data)
+        self.data_hashes = data_hashes(retriever, data)
         self.folder = runs / f"{name}-{fingerprint(config=config, data=self.data_hashes)}"
         self.parameters = self.model.trainable_parameters()
         self.optimizer = torch.optim.AdamW(
@@ -206,12 +224,22 @@ class _Loop:
         self.epoch, self.defined_at = 0, 0
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
+        if not self.checkpoint.exists() and self.warm_up.exists():
+            with replacing(self.folder) as scratch:
+                shutil.copytree(self.warm_up, scratch)
         if self.checkpoint.exists():
             self._resume()
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
+
+    @property
+    def warm_up(self) -> Path:
+        """Folder of the warm-up, which what follows it cannot have changed."""
+        shared = {name: getattr(self.config, name) for name in _WARM_UP_SETTINGS}
+        mark = fingerprint(config=shared, objective=self._objective(0), data=self.data_hashes)
+        return self.folder.parent / f"warm_up-{mark}"
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         started = time.perf_counter()
@@ -222,7 +250,7 @@ class _Loop:
         if epoch in self.config.definition_epochs:
             self._define(epoch, generator)
         mined = time.perf_counter()
-        loss = self._steps(self._draw(epoch, generator), generator)
+        loss = self._steps(epoch, generator)
         trained = time.perf_counter()
         row = {"epoch": epoch, "loss": loss, "learning_rate": rate}
         row["temperature"] = self.model.temperature.item()
@@ -238,13 +266,15 @@ class _Loop:
 
     def _define(self, epoch: int, generator: torch.Generator) -> None:
         """Mine every category's hard negatives, and print and save the report."""
-        mined = define_hard_negatives(self.retriever, self.data, self.config)
+        config = replace(self.config, mining=self.config.mining_at(epoch))
+        mined = define_hard_negatives(self.retriever, self.data, config)
         for category, (chosen, report) in mined.items():
             if self.config.without_replacement:
                 chosen = chosen.shuffled(generator)
             self.negatives[category] = chosen
             row = {"epoch": epoch, "category": category} | report.summary()
             self.mining.append(_plain_numbers(row))
+            self._log(f"mining_{category}", report.summary(), epoch)
             tqdm.write(f"epoch {epoch}, {category}: {report}")
         self.defined_at = epoch
         self._keep_definition(epoch, {c: report for c, (_, report) in mined.items()})
@@ -262,23 +292,35 @@ class _Loop:
         with replacing(stem.with_suffix(".safetensors")) as path:
             save_file({n: p.detach().clone() for n, p in self.parameters.items()}, path)
 
-    def _draw(self, epoch: int, generator: torch.Generator) -> list[str]:
-        """One negative's image id for every triplet."""
-        draw = epoch - self.defined_at if self.config.without_replacement else None
-        return [
-            queries.corpus.image_ids[position]
-            for category, queries in self.data.train.items()
-            for position in self.negatives[category].sample(generator, draw).tolist()
-        ]
+    def _draw(self, epoch: int, generator: torch.Generator) -> list[list[str]]:
+        """The image ids of every triplet's negatives: distinct ones where its set holds so many."""
+        count = self.config.negatives if epoch >= self.config.warm_up_epochs else 1
+        drawn = []
+        for category, queries in self.data.train.items():
+            sets, draws = self.negatives[category], [None]
+            if self.config.without_replacement:
+                draws = [(epoch - self.defined_at) * count + k for k in range(count)]
+            elif count > 1:
+                sets, draws = sets.shuffled(generator), range(count)
+            positions = torch.stack([sets.sample(generator, draw) for draw in draws], dim=1)
+            drawn += [[queries.corpus.image_ids[p] for p in row] for row in positions.tolist()]
+        return drawn
 
-    def _steps(self, negatives: list[str], generator: torch.Generator) -> float:
+    def _objective(self, epoch: int) -> str:
+        warming = epoch < self.config.warm_up_epochs
+        return (warming and self.config.warm_up_objective) or self.config.objective
+
+    def _steps(self, epoch: int, generator: torch.Generator) -> float:
         """One pass over the triplets. Returns the mean loss."""
+        negatives, objective = self._draw(epoch, generator), self._objective(epoch)
+        if objective == "info_nce":
+            negatives = [[] for _ in negatives]
         self.model.train()
         order = torch.randperm(len(self.triplets), generator=generator)
         total = 0.0
         for batch in tqdm(order.split(self.config.batch_size), leave=False, mininterval=1.0):
             with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
-                loss = self._loss(batch, [negatives[i] for i in batch])
+                loss = self._loss(batch, [negatives[i] for i in batch], objective)
             if not torch.isfinite(loss):
                 raise ValueError("the loss is not finite; lower the learning rate")
             self.optimizer.zero_grad(set_to_none=True)
@@ -288,7 +330,7 @@ class _Loop:
             total += loss.item() * len(batch)
         return total / len(self.triplets)
 
-    def _loss(self, batch: Tensor, negatives: list[str]) -> Tensor:
+    def _loss(self, batch: Tensor, negatives: list[list[str]], objective: str) -> Tensor:
         triplets = [self.triplets[i] for i in batch]
         rows = batch.to(self.retriever.device)
         length = int(self.attention_mask[rows].sum(dim=1).max())
@@ -297,22 +339,28 @@ class _Loop:
             self.input_ids[rows, :length],
             self.attention_mask[rows, :length],
         )
-        image_ids = [t.target for t in triplets] + negatives
+        image_ids = [t.target for t in triplets] + [i for row in negatives for i in row]
         images = self.model.encode_image(self.retriever.read_features(image_ids))
-        objective = OBJECTIVES[self.config.objective]
-        return objective(queries, *images.chunk(2), self.model.temperature)
+        targets, images = images[: len(batch)], images[len(batch) :]
+        images = images.unflatten(0, (len(batch), len(negatives[0])))
+        return OBJECTIVES[objective](queries, targets, images, self.model.temperature)
 
     def _validate(self) -> dict[str, float]:
-        per_query = evaluate_fashioniq(self.retriever, self.data.val, self.config.memory)
-        hits = {f"val_r{k}": 100 * recall_at_k(per_query["rank"], k) for k in (10, 50)}
-        by_category = per_query.assign(**hits).groupby("category")[list(hits)].mean()
-        return _plain_numbers(by_category.mean().to_dict())
+        """Means over the categories: Recall@10 and @50 in per cent, and the graded measures."""
+        per_query = evaluate_fashioniq(
+            self.retriever, self.data.val, self.config.memory, self.data.val_relevance
+        )
+        for k in (10, 50):
+            per_query[f"r{k}"] = 100 * recall_at_k(per_query["rank"], k)
+        means = per_query.drop(columns=["query_id", "rank"]).groupby("category").mean().mean()
+        return _plain_numbers(means.add_prefix("val_").to_dict())
 
     def _keep(self, epoch: int, row: dict[str, Any]) -> None:
         """End an epoch: history, best model, and the atomic checkpoint last."""
         score = row["val_r10"] + row["val_r50"]
         if all(score > past["val_r10"] + past["val_r50"] for past in self.history):
             self.model.save(self.folder / "best")
+        self._log("training", row, epoch)
         self.history.append(row)
         self.epoch = epoch + 1
         state = {
@@ -326,6 +374,21 @@ class _Loop:
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(self.checkpoint, state)
+        ends_warm_up = self.epoch == self.config.warm_up_epochs < self.config.epochs
+        if ends_warm_up and not self.warm_up.exists():
+            with replacing(self.warm_up) as scratch:
+                shutil.copytree(self.folder, scratch)
+
+    @cached_property
+    def _events(self) -> Any:
+        return event_writer(self.folder / "tensorboard", self.epoch)
+
+    def _log(self, group: str, row: dict[str, Any], epoch: int) -> None:
+        """Numbers to TensorBoard's event files."""
+        for name, value in row.items():
+            if not isinstance(value, str):
+                self._events.add_scalar(f"{group}/{name}", value, epoch)
+        self._events.flush()
 
     def _resume(self) -> None:
         state = load_checkpoint(self.checkpoint)
@@ -363,12 +426,17 @@ class _Loop:
         return Run(self.folder, history, mining)
 
 
+# All that the epochs before the first definition depend on, beside their objective and the data.
+_WARM_UP_SETTINGS = ("warm_up_epochs", "epochs", "batch_size", "learning_rate", "weight_decay")
+_WARM_UP_SETTINGS += ("min_learning_rate_ratio", "amp", "seed", "memory")
+
+
 def _plain_numbers(row: dict[str, Any]) -> dict[str, Any]:
     """NumPy's scalars as Python's own: a checkpoint holds nothing that needs code to be read."""
     return {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
 
 
-def _data_hashes(retriever: Retriever, data: TrainingData) -> dict[str, str]:
+def data_hashes(retriever: Retriever, data: TrainingData) -> dict[str, str]:
     """Hashes of the triplets and pools, the images' content (by the features), and the weights."""
     annotations = hashlib.sha256()
     for queries in [*data.train.values(), *data.val.values()]:

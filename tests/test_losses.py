@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qure_lib.losses import bradley_terry_loss, info_nce_loss
+from qure_lib.losses import bradley_terry_loss, info_nce_loss, plackett_luce_loss
 
 
 def test_bradley_terry_on_a_drawn_pair():
@@ -27,8 +27,25 @@ def test_several_negatives_are_averaged_as_pairs():
     torch.testing.assert_close(bradley_terry_loss(positive, negatives, 0.07), sum(pairs) / 3)
 
 
-def test_a_common_offset_moves_neither_loss():
+def test_plackett_luce_against_numpy():
+    positive, negatives = torch.rand(8, dtype=torch.float64), torch.rand(8, 5, dtype=torch.float64)
+    worth = np.exp(torch.cat([positive[:, None], negatives], dim=1).numpy() / 0.07)
+    expected = -np.log(worth[:, 0] / worth.sum(axis=1)).mean()
+    assert plackett_luce_loss(positive, negatives, 0.07).item() == pytest.approx(expected)
+
+
+def test_plackett_luce_of_one_negative_is_bradley_terry():
+    positive, negative = torch.rand(2, 8, dtype=torch.float64)
+    torch.testing.assert_close(
+        plackett_luce_loss(positive, negative, 0.07), bradley_terry_loss(positive, negative, 0.07)
+    )
+
+
+def test_a_common_offset_moves_no_loss():
     positive, negative, scores = torch.rand(8), torch.rand(8), torch.rand(8, 8)
+    several = torch.rand(8, 3)
+    moved = plackett_luce_loss(positive + 0.3, several + 0.3, 0.07)
+    torch.testing.assert_close(moved, plackett_luce_loss(positive, several, 0.07))
     moved = bradley_terry_loss(positive + 0.3, negative + 0.3, 0.07)
     torch.testing.assert_close(moved, bradley_terry_loss(positive, negative, 0.07))
     torch.testing.assert_close(info_nce_loss(scores + 0.3, 0.07), info_nce_loss(scores, 0.07))
@@ -47,7 +64,8 @@ def test_info_nce_against_numpy():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="same B"):
-        bradley_terry_loss(torch.rand(3), torch.rand(4), 0.07)
+    for loss in (bradley_terry_loss, plackett_luce_loss):
+        with pytest.raises(ValueError, match="same B"):
+            loss(torch.rand(3), torch.rand(4), 0.07)
     with pytest.raises(ValueError, match=r"\(B, B\)"):
         info_nce_loss(torch.rand(3, 4), 0.07)

@@ -35,6 +35,21 @@ def test_each_strategy_on_a_drawn_ranking(strategy, expected):
     assert chosen[0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("strategy", "size", "expected"),
+    [
+        ("between_drops", 1, [1]),  # the window's start stays, whatever its own size
+        ("between_drops", 9, [1, 6, 3]),  # to the end of the ranking
+        ("top_k", 2, [4]),  # the target is never in it
+        ("all_corpus", 2, []),
+    ],
+)
+def test_a_fixed_set_size_starts_where_the_window_does(strategy, size, expected):
+    config = MiningConfig(strategy, top_k=3, set_size=size)
+    chosen, _ = mine_hard_negatives(*world(DRAWN), TARGET, config)
+    assert chosen[0].tolist() == expected
+
+
 def test_sets_are_the_window_of_each_query_and_never_hold_the_target():
     torch.manual_seed(0)
     scores = torch.rand(40, 30, dtype=torch.float64)
@@ -190,3 +205,16 @@ def test_definitions_follow_the_published_schedule():
     assert TrainConfig(epochs=6, n_def=1, mining=uniform).definition_epochs == ()
     with pytest.raises(ValueError, match="n_def"):
         TrainConfig(epochs=5, n_def=6)
+    assert TrainConfig(epochs=6, n_def=3, warm_up=False).definition_epochs == (0, 2, 4)
+    with pytest.raises(ValueError, match="set_size"):
+        MiningConfig(set_size=0)
+
+
+def test_sets_shrink_or_grow_by_rule_between_two_sizes():
+    config = TrainConfig(epochs=30, set_sizes=(100, 10))
+    sizes = [config.mining_at(epoch).set_size for epoch in config.definition_epochs]
+    assert sizes == [100, 56, 32, 18, 10]
+    grows = TrainConfig(epochs=30, set_sizes=(10, 100))
+    assert [grows.mining_at(e).set_size for e in grows.definition_epochs] == sizes[::-1]
+    assert TrainConfig().mining_at(5) == MiningConfig()
+    assert TrainConfig(n_def=2, set_sizes=(7, 1)).mining_at(15).set_size == 7

@@ -200,6 +200,7 @@ def test_a_query_reads_reference_caption_target(tmp_path):
     ("plot", "frame"),
     [
         (plots.plot_aggregate_curve, CURVE),
+        (plots.plot_epoch_bands, CURVE.rename(columns={"rank": "epoch"})),
         (plots.plot_shares, pd.DataFrame({"value": [1, 2], "share": [40, 60], "label": "dress"})),
     ],
 )

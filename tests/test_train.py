@@ -5,17 +5,21 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.embeddings import Retriever
 from qure_lib.evaluation import evaluate_fashioniq
-from qure_lib.metrics import recall_at_k
+from qure_lib.metrics import ndcg_at_k, recall_at_k
+from qure_lib.ranking import rank_corpus
 from qure_lib.runs import load_checkpoint, save_checkpoint
-from qure_lib.train import learning_rate_at, load_training_data, train
+from qure_lib.train import OBJECTIVES, learning_rate_at, load_training_data, train
 
+TOP = MiningConfig("top_k", top_k=10)
 CONFIG = TrainConfig(epochs=4, n_def=4, learning_rate=1e-3, mining=MiningConfig(search_window=20))
 
 
@@ -121,6 +125,86 @@ def test_resuming_after_a_kill_equals_no_kill(
     pd.testing.assert_frame_equal(resumed.mining, whole.mining)
 
 
+def test_runs_share_a_warm_up_and_lose_nothing_by_it(parts, tmp_path):
+    retriever, data = parts
+    first = replace(CONFIG, epochs=2, n_def=2)
+    other = replace(first, objective="plackett_luce", warm_up_objective="bradley_terry")
+    other = replace(other, negatives=3)
+    train(first, fresh(retriever), data, tmp_path / "shared", "first")
+    epochs = []
+    shared = train(
+        other, fresh(retriever), data, tmp_path / "shared", "other", lambda row: epochs.append(row)
+    )
+    alone = train(other, fresh(retriever), data, tmp_path / "alone", "other")
+    assert [row["epoch"] for row in epochs] == [1]
+    assert weights(shared) == weights(alone)
+    assert shared.history.loss.tolist() == alone.history.loss.tolist()
+
+
+def test_each_setting_of_the_warm_up_makes_another_start(parts, tmp_path):
+    retriever, data = parts
+    short = replace(CONFIG, epochs=2, n_def=2)
+    chosen = {
+        "published": short,
+        "contrastive": replace(short, warm_up_objective="info_nce"),
+        "none": replace(short, warm_up=False),
+    }
+    runs = {n: train(c, fresh(retriever), data, tmp_path, n) for n, c in chosen.items()}
+    assert len({run.history.loss[0] for run in runs.values()}) == 3
+    assert runs["none"].mining.epoch.min() == 0 and runs["published"].mining.epoch.min() == 1
+
+
+@pytest.mark.parametrize("without_replacement", [False, True])
+def test_several_negatives_are_distinct_and_seen_only_after_warm_up(
+    parts, tmp_path, monkeypatch, without_replacement
+):
+    retriever, data = parts
+    seen, read = [], []
+    real = Retriever.read_features
+    monkeypatch.setattr(
+        Retriever, "read_features", lambda self, ids: real(self, read.append(ids) or ids)
+    )
+
+    def spy(queries, targets, negatives, tau):
+        count, k = negatives.shape[:2]
+        rows = np.array(read[-1][count:]).reshape(count, k)
+        assert all(
+            len({*row, target}) == k + 1 for row, target in zip(rows, read[-1], strict=False)
+        )
+        seen.append(k)
+        return (negatives * queries[:, None, None]).mean()
+
+    monkeypatch.setitem(OBJECTIVES, "spy", spy)
+    config = TrainConfig(epochs=2, n_def=2, objective="spy", negatives=3, mining=TOP)
+    config = replace(config, without_replacement=without_replacement)
+    train(config, fresh(retriever), data, tmp_path, "spied")
+    half = len(seen) // 2
+    assert set(seen[:half]) == {1} and set(seen[half:]) == {3}
+
+
+def test_evaluation_grades_the_first_ten_images(parts):
+    retriever, data = parts
+    graded = evaluate_fashioniq(retriever, data.val, relevance=data.val_relevance)
+    plain = evaluate_fashioniq(retriever, data.val)
+    pd.testing.assert_frame_equal(graded[plain.columns], plain)
+    queries, relevance = data.val["shirt"], data.val_relevance["shirt"]
+    embedded = retriever.embed_queries(queries), retriever.embed_corpus(queries.corpus)
+    order = next(r for _, r in rank_corpus(*embedded)).order
+    rows = graded[graded.category == "shirt"].reset_index()
+    for q, target in enumerate(queries.target_positions.tolist()):
+        best = [i for i in order[q, :10].tolist() if i != target]
+        as_good = sum(bool(relevance[q, i] >= relevance[q, target]) for i in best)
+        assert rows.false_negatives10[q] == as_good
+    np.testing.assert_allclose(rows.ndcg10, ndcg_at_k(relevance.gather(1, order), 10))
+
+
+def test_the_history_goes_to_tensorboard(first_run):
+    run, _ = first_run
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [s.value for s in events.Scalars("training/loss")] == pytest.approx(run.history.loss)
+    assert {"training/temperature", "mining_shirt/set_size_median"} <= set(events.Tags()["scalars"])
+
+
 def test_a_finished_run_is_opened_not_repeated(parts, first_run):
     retriever, data = parts
     run, trained = first_run
@@ -197,7 +281,8 @@ def test_the_learning_rate_is_a_cosine_a_epoch():
 
 
 def test_an_unknown_objective_is_refused(parts, tmp_path):
-    with pytest.raises(ValueError, match="objective"):
-        train(replace(CONFIG, objective="triplet"), *parts, tmp_path, "run")
+    for name in ("objective", "warm_up_objective"):
+        with pytest.raises(ValueError, match="objective"):
+            train(replace(CONFIG, **{name: "triplet"}), *parts, tmp_path, "run")
     with pytest.raises(ValueError, match="strategy"):
         train(replace(CONFIG, mining=MiningConfig("hardest")), *parts, tmp_path, "run")
