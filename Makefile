@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce test lab pretrain lint format lock clean
+.PHONY: help setup data reproduce study test lab pretrain lint format lock clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ data: setup  ## draw the embedded data set
 
 reproduce: data  ## run every notebook and write reports/index.html
 	$(BIN)/python notebooks/run.py --profile $(PROFILE)
+
+study: data  ## run the whole grid of ablations; what reports/shipped/study has is kept
+	$(BIN)/python notebooks/study.py data/synthfashion-$(PROFILE)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

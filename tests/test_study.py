@@ -1,0 +1,69 @@
+"""The grid of ablations: every variant is a valid run, and the command goes on where it stopped."""
+
+import json
+
+import pandas as pd
+import pytest
+import study
+
+from qure_lib.mining import STRATEGIES
+from qure_lib.train import OBJECTIVES
+
+
+def test_every_variant_is_another_valid_run_of_equal_length():
+    configs = {name: study.Scale().config(name, 1000) for name in study.VARIANTS}
+    assert len(set(configs.values())) == len(configs)
+    for config in configs.values():
+        assert (config.epochs, config.batch_size) == (12, 32)
+        assert config.mining.strategy in STRATEGIES and config.objective in OBJECTIVES
+        assert config.definition_epochs
+    with pytest.raises(ValueError, match="no variant"):
+        study.Scale().config("hardest", 1000)
+
+
+def test_every_question_has_its_baseline_among_the_variants():
+    assert set(study.BASELINES) <= set(study.QUESTIONS)
+    assert set(study.BASELINES.values()) <= set(study.VARIANTS)
+
+
+def test_an_interval_weighs_categories_alike_and_pairs_seeds():
+    # variant "a" hits all three dresses and misses the one shirt; "b" misses everything
+    columns = ["dress/val/0", "dress/val/1", "dress/val/2", "shirt/val/0"]
+    keys = [("a", 1000), ("a", 1001), ("b", 1000), ("b", 1001), ("b", 1002)]
+    index = pd.MultiIndex.from_tuples(keys)
+    hits = pd.DataFrame([[100.0, 100, 100, 0]] * 2 + [[0.0] * 4] * 3, index, columns)
+    assert study.interval(hits, "a").estimate == pytest.approx(50)
+    difference = study.interval(hits, "a", less="b")
+    assert difference.estimate == pytest.approx(50) and difference.n == 8
+
+
+def test_a_study_is_resumed_and_repeats_nothing(smoke_world, stage1, tmp_path, capsys):
+    options = ["--queries", "16", "--epochs", "6", "--seeds", "1", "--workers", "1"]
+    options += ["--checkpoint", str(stage1), "--out", str(tmp_path / "out")]
+    options += ["--runs", str(tmp_path / "runs"), "--only"]
+    study.main([str(smoke_world), *options, "between_drops"])
+    first = study.read(tmp_path / "out" / "smoke")
+    assert first["runs"].variant.tolist() == ["between_drops"]
+    assert first["epochs"].epoch.tolist() == list(range(6))
+    assert first["definitions"].epoch.tolist() == [1, 2, 3, 4, 5]
+    ranks = first["ranks"].drop(columns=study.KEY)
+    by_category = (ranks < 10).mean().groupby(lambda query: query.split("/")[0]).mean()
+    assert first["runs"][study.PRIMARY][0] == pytest.approx(100 * by_category.mean(), rel=1e-5)
+
+    study.main([str(smoke_world), *options, "between_drops", "info_nce"])
+    assert "1 of 2 runs are there, 1 to go" in capsys.readouterr().out
+    both = study.read(tmp_path / "out" / "smoke")
+    assert both["runs"].variant.tolist() == ["between_drops", "info_nce"]
+    pd.testing.assert_frame_equal(both["runs"][:1], first["runs"])
+    manifest = json.loads((tmp_path / "out" / "smoke" / "manifest.json").read_text())
+    assert manifest["runs"] == 2 and manifest["configs"]["info_nce"]["objective"] == "info_nce"
+
+    # A run killed between the tables has no row in the last one, and is as if it never was.
+    runs = tmp_path / "out" / "smoke" / "runs.csv"
+    runs.write_text("".join(runs.read_text().splitlines(keepends=True)[:2]))
+    assert len(study.read(runs.parent)["epochs"]) == 6
+
+    study.main([str(smoke_world), *[o if o != "16" else "8" for o in options], "between_drops"])
+    assert "0 of 1 runs are there" in capsys.readouterr().out  # other settings
+    again = study.read(runs.parent)
+    assert len(again["runs"]) == 1 and again["runs"].settings[0] != first["runs"].settings[0]
