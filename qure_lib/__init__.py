@@ -20,7 +20,7 @@ train       train, Run
 runs        set_seed, save_checkpoint, load_checkpoint, run_manifest
 metrics     recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
 scorers     holds_target, word_overlap, first_decisive
-evaluation  evaluate_fashioniq
+evaluation  evaluate_fashioniq, evaluate_all_that_fit
 statistics  Interval, bootstrap_ci, paired_bootstrap
 tables      save_table, results_table, compare_with_published
 plots       use_house_style, save_figure, plot_relevance_curve

@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-CATEGORIES = ("dress", "shirt", "toptee")
+CATEGORIES = ("dress", "shirt", "toptee")  # FashionIQ's and SynthFashion's
+DESCRIBED = ("SynthFashion", "Photographs")  # data sets that know every image's attributes
 SPLITS = ("train", "val")
 CORPUS_CHOICES = ("original", "union", "targets")
 
@@ -97,6 +98,23 @@ def real_annotations(name: str) -> Path | None:
     return Path(root, name) if root and Path(root, name).is_dir() else None
 
 
+def dataset_name(root: str | Path) -> str:
+    """Which data set lies at `root`: one of DESCRIBED by its file of attributes, else FashionIQ."""
+    return next((n for n in DESCRIBED if Path(root, f"{n.lower()}.json").is_file()), "FashionIQ")
+
+
+def find_categories(root: str | Path) -> tuple[str, ...]:
+    """The categories of a data set, sorted, from the names of its split lists and captions.
+
+    One that has no others than FashionIQ's should have all of FashionIQ's three: a missing one is
+    then a fault that the loaders name.
+    """
+    patterns = ("image_splits/split.*.*.json", "captions/cap.*.*.json")
+    files = [path for pattern in patterns for path in Path(root).glob(pattern)]
+    found = sorted({path.name.split(".")[1] for path in files})
+    return CATEGORIES if set(found) <= set(CATEGORIES) else tuple(found)
+
+
 def clean_caption(caption: str, max_words: int = 50) -> str:
     """Lower-case, replace .!"()*#:;~ by spaces, collapse spaces, keep at most `max_words` words.
 
@@ -139,7 +157,7 @@ def load_fashioniq(
     """Load FashionIQ, or any data set on disk in its layout (SynthFashion), by category.
 
     Args:
-        root: folder with captions/, image_splits/ and images/.
+        root: folder with captions/, image_splits/ and images/ (.png, or .jpg throughout).
         split: "train" or "val".
         corpus: "original" split (METHOD section 6), the "union" of candidates and targets
             (a second protocol, never put beside the first), or the "targets" alone (the
@@ -155,7 +173,7 @@ def load_fashioniq(
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     if corpus not in CORPUS_CHOICES:
         raise ValueError(f"corpus must be one of {CORPUS_CHOICES}, not {corpus!r}")
-    return {c: _load_category(root, c, split, corpus, images) for c in CATEGORIES}
+    return {c: _load_category(root, c, split, corpus, images) for c in find_categories(root)}
 
 
 def _load_category(root: Path, category: str, split: str, corpus: str, images: bool) -> QuerySet:
@@ -171,7 +189,9 @@ def _load_category(root: Path, category: str, split: str, corpus: str, images: b
         "union": list(dict.fromkeys(references + targets)),
         "targets": targets,
     }[corpus]
-    paths = {i: root / "images" / f"{i}.png" for i in dict.fromkeys(chosen + references)}
+    ids = list(dict.fromkeys(chosen + references))
+    suffix = "jpg" if ids and Path(root, "images", f"{ids[0]}.jpg").is_file() else "png"
+    paths = {i: root / "images" / f"{i}.{suffix}" for i in ids}
     if images:
         _check_files(paths.values(), root)
     return QuerySet(
@@ -247,8 +267,9 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
     """Exact graded relevance of every corpus image to every query, where the data set knows it.
 
     Returns:
-        (Q, N) float32 in [0, 1], the share of the wanted attributes that an image has; None
-        where `root` has no relevance/ folder (every real data set).
+        (Q, N) float32 in [0, 1], the share of the wanted attributes that an image has; an attribute
+        on a scale of [0, 1] counts by its closeness (a hue goes round). None where `root` has no
+        relevance/ folder (every real data set).
 
     Raises:
         ValueError: the relevance file and the captions do not belong together.
@@ -257,26 +278,28 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
     if not path.parent.is_dir():
         return None
     wanted = [entry.get("wanted", {}) for entry in read_json(path)]
-    known = read_json(Path(root, "synthfashion.json"), dict).get("images", {})
-    garments = [known.get(i, {}) for i in query_set.corpus.image_ids]
+    file = f"{dataset_name(root).lower()}.json"
+    known = read_json(Path(root, file), dict).get("images", {})
+    images = [known.get(i, {}) for i in query_set.corpus.image_ids]
     names = sorted(wanted[0]) if wanted else []
-    whole = bool(names) and all(row.keys() == set(names) for row in (*wanted, *garments))
+    whole = bool(names) and all(row.keys() == set(names) for row in (*wanted, *images))
     if len(wanted) != len(query_set) or not whole:
         raise ValueError(
-            f"{path} and synthfashion.json do not fit the {len(query_set)} queries and "
-            f"{len(garments)} images of {query_set.name}; draw them again with `make data`"
+            f"{path} and {file} do not fit the {len(query_set)} queries and "
+            f"{len(images)} images of {query_set.name}; make them again with `make data`"
         )
-    codes: dict[tuple[str, Any], int] = {}
+    return sum(_closeness(name, wanted, images) for name in names) / len(names)
 
-    def encode(rows: list[dict[str, Any]]) -> Tensor:
-        return torch.tensor(
-            [[codes.setdefault((n, row[n]), len(codes)) for n in names] for row in rows]
-        )
 
-    queries = encode(wanted)
-    images = encode(garments)
-    matches = sum((queries[:, None, a] == images[None, :, a]).float() for a in range(len(names)))
-    return matches / len(names)
+def _closeness(name: str, wanted: list[dict[str, Any]], images: list[dict[str, Any]]) -> Tensor:
+    """(Q, N) in [0, 1]: whether an attribute is the wanted word, or how near on its scale."""
+    a, b = ([row[name] for row in rows] for rows in (wanted, images))
+    if isinstance(a[0], str):
+        codes = {word: code for code, word in enumerate(dict.fromkeys(a + b))}
+        a, b = ([codes[word] for word in words] for words in (a, b))
+        return (torch.tensor(a)[:, None] == torch.tensor(b)).float()
+    apart = (torch.tensor(a)[:, None] - torch.tensor(b)).abs()
+    return 1 - (2 * torch.minimum(apart, 1 - apart) if name == "colour" else apart)
 
 
 def integrity_report(root: str | Path) -> pd.DataFrame:
@@ -293,7 +316,7 @@ def integrity_report(root: str | Path) -> pd.DataFrame:
     root = Path(root)
     listed = {
         (c, s): read_json(root / "image_splits" / f"split.{c}.{s}.json")
-        for c in CATEGORIES
+        for c in find_categories(root)
         for s in SPLITS
     }
     rows = []
@@ -324,9 +347,9 @@ def count_shared_images(root: str | Path) -> pd.DataFrame:
     for split in SPLITS:
         ids = {
             c: set(read_json(Path(root, "image_splits", f"split.{c}.{split}.json")))
-            for c in CATEGORIES
+            for c in find_categories(root)
         }
-        rows += [(split, a, b, len(ids[a] & ids[b])) for a, b in combinations(CATEGORIES, 2)]
+        rows += [(split, a, b, len(ids[a] & ids[b])) for a, b in combinations(ids, 2)]
     return pd.DataFrame(rows, columns=["split", "first", "second", "shared"])
 
 

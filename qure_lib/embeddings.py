@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -75,3 +76,11 @@ class Retriever:
         ids = corpus.image_ids
         batches = [ids[s : s + self.batch_size] for s in range(0, len(ids), self.batch_size)]
         return torch.cat([self.model.encode_image(self.read_features(b)) for b in batches])
+
+    @torch.no_grad()
+    def pool_features(self, image_ids: tuple[str, ...]) -> Tensor:
+        """(images, C) unit means of the frozen tokens: the encoder's own view of each image."""
+        parts = [
+            image_ids[s : s + self.batch_size] for s in range(0, len(image_ids), self.batch_size)
+        ]
+        return torch.cat([F.normalize(self.read_features(p).mean(dim=1), dim=-1) for p in parts])

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from .data import QuerySet
 from .embeddings import Retriever
-from .metrics import ndcg_at_k
-from .ranking import DEFAULT_MEMORY, rank_corpus
+from .metrics import average_precision_at_k, chance_average_precision, ndcg_at_k
+from .ranking import DEFAULT_MEMORY, rank_corpus, rank_scores, score_corpus
 
 
 def evaluate_fashioniq(
@@ -58,3 +59,44 @@ def _graded(order: Tensor, target_ranks: Tensor, relevance: Tensor) -> dict[str,
         "ndcg10": ndcg_at_k(ranked, 10),
         "false_negatives10": (as_good - (target_ranks < 10).long()).numpy(),
     }
+
+
+def evaluate_all_that_fit(
+    embedded: dict[str, tuple[Tensor, Tensor]],
+    queries: dict[str, QuerySet],
+    relevance: dict[str, Tensor],
+    memory: int = DEFAULT_MEMORY,
+    ks: tuple[int, ...] = (5, 10, 25, 50),
+) -> pd.DataFrame:
+    """Average precision over every image that fits its query at least as well as the target does.
+
+    For data where a caption fits many images, so that finding one target says little. The
+    reference is left out of the ranking: it would come first by any likeness of pictures.
+
+    Args:
+        embedded: category -> (Q, D) query embeddings and (N, T, D) image embeddings, of any scorer.
+        queries: category -> QuerySet.
+        relevance: category -> (Q, N) graded relevance.
+        ks: cut-offs of CIRCO's AP@k, in whose layout (Table 5) several images answer a query.
+
+    Returns:
+        One row a query: query_id, category, fitting (how many images), average_precision (of the
+        whole ranking), chance (that of a random one), and ap5, ap10, ... for the cut-offs.
+    """
+    frames = []
+    for category, query_set in queries.items():
+        references = query_set.corpus.positions([t.reference for t in query_set.triplets])[:, None]
+        targets = query_set.target_positions[:, None]
+        fits = relevance[category] >= relevance[category].gather(1, targets)
+        fits = fits.scatter(1, references, False)
+        fitting, n, chunks = fits.sum(dim=1), fits.shape[1], []
+        columns = {"average_precision": n} | {f"ap{k}": k for k in ks}
+        for rows, scores in score_corpus(*embedded[category], memory):
+            order = rank_scores(scores.cpu().scatter(1, references[rows], -torch.inf)).order
+            ranks = torch.where(fits[rows].gather(1, order), torch.arange(n), -1)
+            chunk = {c: average_precision_at_k(ranks, fitting[rows], k) for c, k in columns.items()}
+            chunks.append(pd.DataFrame(chunk))
+        about = {"query_id": [t.query_id for t in query_set.triplets], "category": category}
+        about |= {"fitting": fitting.numpy(), "chance": chance_average_precision(fitting, n - 1)}
+        frames.append(pd.DataFrame(about).join(pd.concat(chunks, ignore_index=True)))
+    return pd.concat(frames, ignore_index=True)

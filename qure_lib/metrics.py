@@ -71,6 +71,32 @@ def average_precision_at_k(relevant_ranks: ArrayLike, n_relevant: ArrayLike, k: 
     return np.where(ranks < k, precision, 0).sum(axis=1) / np.minimum(k, counts)
 
 
+def chance_average_precision(n_relevant: ArrayLike, n_ranked: int) -> np.ndarray:
+    """What a random ranking's average precision is, in expectation, over the whole ranking.
+
+    E[AP] = q + (1 - q) H(N) / N with q = (R - 1) / (N - 1), H the harmonic number.
+
+    Args:
+        n_relevant: (Q,) R, how many images are relevant, at least one.
+        n_ranked: N, how many are ranked, at least as many.
+
+    Returns:
+        (Q,) in (0, 1].
+
+    Raises:
+        ValueError: a count below 1, or above `n_ranked`.
+
+    Example:
+        >>> chance_average_precision([1, 2], n_ranked=2)  # (1/1 + 1/2) / 2 and 1
+        array([0.75, 1.  ])
+    """
+    counts = _whole_numbers("n_relevant", n_relevant, ndim=1, lowest=1)
+    if (counts > n_ranked).any():
+        raise ValueError(f"n_relevant must be at most n_ranked, {n_ranked}")
+    share = (counts - 1) / max(n_ranked - 1, 1)
+    return share + (1 - share) * (1 / np.arange(1, n_ranked + 1)).mean()
+
+
 def ndcg_at_k(ranked_relevance: ArrayLike, k: int) -> np.ndarray:
     """Normalised discounted cumulative gain of the first k images, with linear gains.
 

