@@ -9,6 +9,7 @@ query has a few relevant images over a bulk. A reference and its target differ i
 attributes; a difference is mentioned with probability 0.8, so some captions fit several images.
 Worlds differ in popularity, in what a corpus mixes or in drawing style: data_prep/worlds.md.
 From one seed the annotations and the pixels are the same whatever the number of processes.
+The val images also stand in CIRR's and in CIRCO's layout: data_prep/views.py.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from tqdm import tqdm
 from data_prep.garments import PIXELS, draw_garment
 from qure_lib.files import file_sha256, replacing
 
-VERSION = "1.0"
+VERSION = "1.0"  # of garments, words and pixels, which it seeds
+LAYOUT = "1.1"  # of the files: one of another layout is made again, with the same pixels
 CATEGORIES = ("dress", "shirt", "toptee")
 SIZES = {  # images a category
     "smoke": {"train": 160, "val": 80},
@@ -404,6 +406,8 @@ def _category(image_id: str) -> str:
 
 def make_annotations(size: str, seed: int, world: World = WORLDS["default"]) -> dict[str, object]:
     """The content of every JSON file of the data set, by its path."""
+    from data_prep.views import circo_like, cirr_like  # which are made of this module's parts
+
     files: dict[str, object] = {}
     images: dict[str, Garment] = {}
     queries, corpora = {}, {}
@@ -422,6 +426,7 @@ def make_annotations(size: str, seed: int, world: World = WORLDS["default"]) -> 
             images |= garments
     study = simulate_preferences(queries, corpora, ANNOTATORS[size], seed)
     files["hp_like/hpfiq_simulated.json"] = study
+    files |= cirr_like(corpora, seed) | circo_like(queries, corpora)
     about = {"version": VERSION, "seed": seed, "size": size, "attributes": attribute_values()}
     files["synthfashion.json"] = about | {"images": images}
     return files
@@ -480,8 +485,8 @@ def _write(root: Path, size: str, seed: int, workers: int, world: str) -> None:
     (root / "images").mkdir()
     images, style = files["synthfashion.json"]["images"], WORLDS[world].style
     pixels = _draw_files(images, seed, style, root / "images", workers)
-    manifest = {"name": "SynthFashion", "version": VERSION, "seed": seed, "size": size}
-    manifest |= {"world": world} | asdict(WORLDS[world])
+    manifest = {"name": "SynthFashion", "version": VERSION, "layout": LAYOUT}
+    manifest |= {"seed": seed, "size": size, "world": world} | asdict(WORLDS[world])
     manifest |= {"pixels_sha256": pixels, "annotations_sha256": sums}
     manifest["files_sha256"] = _files_sum(root)
     (root / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
@@ -517,7 +522,7 @@ def prepare(
     """Make SynthFashion at root, unless it is there already, whole.
 
     It is made in a folder beside root and takes root's place when complete. A damaged SynthFashion
-    at root, or one of another version, size, seed or world, is replaced.
+    at root, or one of another layout, size, seed or world, is replaced.
 
     Args:
         root: a new or empty folder, or an earlier SynthFashion.
@@ -536,8 +541,8 @@ def prepare(
     for kind, name, known in (("size", size, SIZES), ("world", world, WORLDS)):
         if name not in known:
             raise ValueError(f"{kind} {name!r} is unknown; choose one of {', '.join(known)}")
-    wanted = {"version": VERSION, "size": size, "seed": seed, "world": world}
-    made = {"world": "default"} | _manifest(root)
+    wanted = {"version": VERSION, "layout": LAYOUT, "size": size, "seed": seed, "world": world}
+    made = _manifest(root)
     same = {key: made.get(key) for key in wanted} == wanted
     if same and made.get("files_sha256") == _files_sum(root):
         return root

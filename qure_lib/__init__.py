@@ -7,7 +7,7 @@ A rank is 0-based: the image at rank 0 has the best relevance score.
 The modules and their public names, from annotations to tables and figures:
 
 config      TrainConfig, MiningConfig, load_profile
-data        Triplet, Corpus, QuerySet, load_fashioniq, load_graded_relevance, load_hp_fashioniq
+data        Triplet, Corpus, QuerySet, load_fashioniq, load_cirr, load_circo, load_hp_fashioniq
 images      TargetPad, image_transform
 features    FeatureStore, extract_features
 model       QuReModel, ModelConfig, relevance_scores
@@ -20,7 +20,7 @@ train       train, Run
 runs        set_seed, save_checkpoint, load_checkpoint, run_manifest
 metrics     recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
 scorers     holds_target, word_overlap, first_decisive
-evaluation  evaluate_fashioniq, evaluate_all_that_fit
+evaluation  evaluate_fashioniq, evaluate_cirr, evaluate_circo, evaluate_all_that_fit
 statistics  Interval, bootstrap_ci, paired_bootstrap
 tables      save_table, results_table, compare_with_published
 plots       use_house_style, save_figure, plot_relevance_curve

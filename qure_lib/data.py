@@ -1,6 +1,7 @@
 """Annotations -> triplets and the corpus that they rank.
 
-Every loader reads FashionIQ's own layout and says by name what is missing or broken.
+Every loader reads its data set's own layout (FashionIQ's, CIRR's, CIRCO's, HP-FashionIQ's) and says
+by name what is missing or broken.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,12 @@ CORPUS_CHOICES = ("original", "union", "targets")
 
 @dataclass(frozen=True)
 class Triplet:
-    """One query and its answer: (reference image, relative caption) -> target. Ids are strings."""
+    """One query and its answer: (reference image, relative caption) -> target. Ids are strings.
+
+    CIRR adds `group`, six similar images with reference and target among them. CIRCO adds
+    `ground_truths`, every image that answers, `aspects` of the caption and the `concept` that
+    reference and target share. A query of a test split has no target: "".
+    """
 
     query_id: str
     reference: str
@@ -35,6 +42,10 @@ class Triplet:
     target: str
     category: str
     phrases: tuple[str, ...]
+    group: tuple[str, ...] = ()
+    ground_truths: tuple[str, ...] = ()
+    aspects: tuple[str, ...] = ()
+    concept: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,8 @@ def read_json(path: Path, kind: type = list) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"{path} is missing. `make data` draws SynthFashion; for a real data set, point "
-            "data_root at the folder that holds captions/ and image_splits/."
+            f"{path} is missing. `make data` draws SynthFashion; for a real data set, name the "
+            "folder that it was unpacked to (FashionIQ's holds captions/ and image_splits/)."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -169,8 +180,7 @@ def load_fashioniq(
             or an image file is missing; the message names it.
     """
     root = Path(root)
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+    _check_split(split, SPLITS)
     if corpus not in CORPUS_CHOICES:
         raise ValueError(f"corpus must be one of {CORPUS_CHOICES}, not {corpus!r}")
     return {c: _load_category(root, c, split, corpus, images) for c in find_categories(root)}
@@ -246,7 +256,8 @@ def _check_listed(
     triplets: tuple[Triplet, ...], listed: set[str], caption_file: Path, split_file: Path
 ) -> None:
     for row, triplet in enumerate(triplets):
-        for image_id in (triplet.reference, triplet.target):
+        ids = (triplet.reference, triplet.target, *triplet.group, *triplet.ground_truths)
+        for image_id in ids:
             if image_id not in listed:
                 raise ValueError(
                     f"{caption_file}, entry {row}: image {image_id!r} is not in {split_file.name}; "
@@ -259,8 +270,151 @@ def _check_files(paths: Any, root: Path) -> None:
     if missing:
         raise ValueError(
             f"{root}: {len(missing)} image files are missing, the first is {missing[0]}. "
-            "Put them there as images/{id}.png, or draw SynthFashion with `make data`."
+            "Put them there, or draw SynthFashion with `make data`."
         )
+
+
+CIRR_KEYS = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
+CIRCO_KEYS = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
+CIRCO_ANSWERS = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list}
+GROUP_SIZE = 6
+
+
+def load_cirr(root: str | Path, split: str = "val", images: bool = True) -> QuerySet:
+    """Load CIRR, or any data set on disk in its layout (SynthFashion's cirr_like/).
+
+    Args:
+        root: folder with captions/, image_splits/ and the images where the split list says.
+        split: "train", "val" or "test1" (whose queries have no target).
+        images: False reads the annotations alone and does not look for image files.
+
+    Returns:
+        Triplets with their `group`, over all images of the split.
+
+    Raises:
+        ValueError: a file is missing or broken, an entry lacks a key, an id is not in the split
+            list or not in the group of six, or an image file is missing; the message names it.
+    """
+    root = Path(root)
+    _check_split(split, ("train", "val", "test1"))
+    caption_file = root / "captions" / f"cap.rc2.{split}.json"
+    split_file = root / "image_splits" / f"split.rc2.{split}.json"
+    paths = {}
+    for image_id, name in read_json(split_file, dict).items():
+        if not isinstance(name, str):
+            raise ValueError(f"{split_file}, {image_id!r}: {name!r} is no path; get it again")
+        paths[image_id] = _normal(root / name)
+    answers = {} if split == "test1" else {"target_hard": str}
+    triplets = []
+    for place, entry in _read_entries(caption_file, CIRR_KEYS | answers, "CIRR"):
+        target = entry["target_hard"] if answers else ""
+        group = _strings(entry["img_set"].get("members"), str)
+        if len(set(group)) != GROUP_SIZE or not {entry["reference"], target} <= {*group, ""}:
+            raise ValueError(
+                f"{place}: the members of 'img_set' must be six images, reference and target "
+                f"among them, not {group}; get the file again"
+            )
+        query = str(entry["pairid"]), entry["reference"], entry["caption"], target
+        triplets.append(Triplet(*query, "cirr", (entry["caption"],), group=group))
+    return _query_set("cirr", triplets, paths, (caption_file, split_file), images)
+
+
+def load_circo(root: str | Path, split: str = "val", images: bool = True) -> QuerySet:
+    """Load CIRCO, or any data set on disk in its layout (SynthFashion's circo_like/).
+
+    Args:
+        root: folder with annotations/ and COCO2017_unlabeled/, which holds annotations/ (COCO's
+            image_info_unlabeled2017.json) and unlabeled2017/ (its images).
+        split: "val" or "test" (whose queries have no target).
+        images: False does not look for image files; where COCO's list is missing too, the corpus
+            is only the images that this split's annotations name, too few to evaluate on.
+
+    Returns:
+        Triplets with their `ground_truths`, `aspects` and `concept`, over COCO's unlabeled images.
+        Image ids are COCO's numbers as strings.
+
+    Raises:
+        ValueError: a file is missing or broken, an entry lacks a key, an id is not in the corpus,
+            the target is no ground truth or the reference is one, or an image file is missing; the
+            message names it.
+    """
+    root, coco = Path(root), Path(root, "COCO2017_unlabeled")
+    _check_split(split, ("val", "test"))
+    caption_file = root / "annotations" / f"{split}.json"
+    info_file = coco / "annotations" / "image_info_unlabeled2017.json"
+    answers = {} if split == "test" else CIRCO_ANSWERS
+    triplets = []
+    for place, entry in _read_entries(caption_file, CIRCO_KEYS | answers, "CIRCO"):
+        reference, caption = str(entry["reference_img_id"]), entry["relative_caption"]
+        target, truths, aspects = "", (), ()
+        if answers:
+            target, aspects = str(entry["target_img_id"]), _strings(entry["semantic_aspects"], str)
+            truths = _strings(entry["gt_img_ids"], int)
+            if target not in truths or reference in truths:
+                raise ValueError(
+                    f"{place}: 'gt_img_ids' must be image ids with the target and without the "
+                    f"reference, not {entry['gt_img_ids']}; get the file again"
+                )
+        query = str(entry["id"]), reference, caption, target, "circo", (caption,), ()
+        triplets.append(Triplet(*query, truths, aspects, entry["shared_concept"]))
+    if images or info_file.is_file():
+        paths = {i: _normal(coco / "unlabeled2017" / name) for i, name in _read_coco(info_file)}
+    else:
+        named = chain.from_iterable((t.reference, *t.ground_truths) for t in triplets)
+        paths = {i: coco / "unlabeled2017" / f"{i:0>12}.jpg" for i in named}
+    return _query_set("circo", triplets, paths, (caption_file, info_file), images)
+
+
+def _query_set(
+    name: str,
+    triplets: list[Triplet],
+    paths: dict[str, Path],
+    files: tuple[Path, Path],
+    images: bool,
+) -> QuerySet:
+    """Triplets over the images of `paths`, checked; files: of the captions and of the corpus."""
+    untold = {""} if not any(t.target for t in triplets) else set()  # targets of a test split
+    _check_listed(tuple(triplets), paths.keys() | untold, *files)
+    if images:
+        _check_files(paths.values(), files[0].parents[1])
+    references = {t.reference: paths[t.reference] for t in triplets}
+    return QuerySet(name, tuple(triplets), Corpus(tuple(paths), tuple(paths.values())), references)
+
+
+def _check_split(split: str, known: tuple[str, ...]) -> None:
+    if split not in known:
+        raise ValueError(f"split must be one of {known}, not {split!r}")
+
+
+def _read_entries(path: Path, kinds: dict[str, type], name: str) -> Iterator[tuple[str, Any]]:
+    """(place, entry) for each entry of a list of objects, once its keys are checked."""
+    for row, entry in enumerate(read_json(path)):
+        known = entry if isinstance(entry, dict) else {}
+        wrong = {k: kind.__name__ for k, kind in kinds.items() if type(known.get(k)) is not kind}
+        if wrong:
+            raise ValueError(f"{path}, entry {row}: needs {wrong}; is this {name}'s file?")
+        yield f"{path}, entry {row}", entry
+
+
+def _read_coco(path: Path) -> list[tuple[str, str]]:
+    """(id, file name) of every image of a list in COCO's layout."""
+    found = []
+    for row, image in enumerate(read_json(path, dict).get("images", [])):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            raise ValueError(f"{path}, image {row}: no 'file_name'; get the file again")
+        found.append((str(image.get("id")), image["file_name"]))
+    return found
+
+
+def _strings(values: Any, kind: type) -> tuple[str, ...]:
+    """A JSON list of `kind` as a tuple of strings; () for anything else."""
+    whole = isinstance(values, list) and all(type(value) is kind for value in values)
+    return tuple(map(str, values)) if whole else ()
+
+
+def _normal(path: Path) -> Path:
+    """The path without "..", which a folder that does not exist would break."""
+    return Path(os.path.normpath(path))
 
 
 def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> Tensor | None:

@@ -4,7 +4,7 @@ A *summary* is a frame with one row a measure and the columns measure, estimate,
 Measures carry the names of the published files' columns ("dress_r10"), rates are in per cent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,28 @@ def summarise_recall(ranks: pd.DataFrame, ks: tuple[int, ...] = (10, 50)) -> pd.
     return pd.DataFrame(rows)
 
 
+def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
+    """CIRR's measures as a summary in per cent, in the order of Table 3: r1, ..., rs1, ..., avg.
+
+    Args:
+        ranks: one row a query, with the columns rank and subset_rank (see `evaluate_cirr`).
+    """
+    rates = {f"r{k}": recall_at_k(ranks["rank"], k) for k in (1, 5, 10, 50)}
+    rates |= {f"rs{k}": recall_at_k(ranks["subset_rank"], k) for k in (1, 2, 3)}
+    rates["avg_r5_rs1"] = (rates["r5"] + rates["rs1"]) / 2
+    return pd.DataFrame([_row(m, bootstrap_ci(100 * values)) for m, values in rates.items()])
+
+
+def summarise_circo(precision: pd.DataFrame) -> pd.DataFrame:
+    """CIRCO's mAP@k as a summary in per cent, in the order of Table 5: map5, map10, ...
+
+    Args:
+        precision: one row a query, with a column ap{k} a cut-off (see `evaluate_circo`).
+    """
+    columns = [name for name in precision if name.startswith("ap")]
+    return pd.DataFrame([_row(f"m{c}", bootstrap_ci(100 * precision[c])) for c in columns])
+
+
 def _row(measure: str, interval: Interval) -> dict[str, object]:
     return {
         "measure": measure,
@@ -100,17 +122,19 @@ def summarise_counts(counts: pd.Series) -> pd.DataFrame:
 
 
 def results_table(
-    ranks: Mapping[str, pd.DataFrame], ks: tuple[int, ...] = (10, 50)
+    per_query: Mapping[str, pd.DataFrame],
+    summarise: Callable[[pd.DataFrame], pd.DataFrame] = summarise_recall,
 ) -> pd.DataFrame:
-    """Recall in the layout of Tables 2 and 7: one row a method, "46.8 [44.6, 49.0]" a cell.
+    """Results in the paper's layout: one row a method, "46.8 [44.6, 49.0]" a cell.
 
     Args:
-        ranks: method -> one row a query, with the columns category and rank (0-based).
-        ks: the cut-offs.
+        per_query: method -> one row a query, as `summarise` takes it.
+        summarise: `summarise_recall` (Tables 2 and 7), `summarise_cirr` (Table 3) or
+            `summarise_circo` (Table 5).
     """
     rows = []
-    for method, frame in ranks.items():
-        summary = summarise_recall(frame, ks)
+    for method, frame in per_query.items():
+        summary = summarise(frame)
         cells = {r.measure: interval_text(r.estimate, r.low, r.high) for r in summary.itertuples()}
         rows.append({"method": method} | cells | {"queries": len(frame)})
     return pd.DataFrame(rows)

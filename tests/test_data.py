@@ -272,6 +272,152 @@ def test_attributes_are_the_title_and_tags_or_what_was_drawn(root):
     assert data.load_image_attributes(root) == {"a": {"colour": "pink"}}
 
 
+# ---------------------------------------------------------------- CIRR and CIRCO
+
+NAMES = ["dev-0", "dev-1", "dev-2", "dev-3", "dev-4", "dev-5", "dev-6"]
+
+
+@pytest.fixture
+def cirr(tmp_path: Path) -> Path:
+    """Seven images, six of them a group, and one query."""
+    entry = {"pairid": 12060, "reference": "dev-3", "target_hard": "dev-1", "caption": "Two dogs"}
+    entry |= {"target_soft": {"dev-1": 1.0}, "img_set": {"id": 36, "members": NAMES[:6]}}
+    write(tmp_path / "captions" / "cap.rc2.val.json", [entry])
+    write(tmp_path / "image_splits" / "split.rc2.val.json", {i: f"./dev/{i}.png" for i in NAMES})
+    for name in NAMES:
+        draw(tmp_path / "dev" / f"{name}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def circo(tmp_path: Path) -> Path:
+    """Seven images of COCO's, the last of them named by no query, and one query."""
+    entry = {"reference_img_id": 3, "target_img_id": 1, "relative_caption": "has two dogs", "id": 0}
+    entry |= {"shared_concept": "a dog", "gt_img_ids": [1, 5], "semantic_aspects": ["cardinality"]}
+    write(tmp_path / "annotations" / "val.json", [entry])
+    coco = tmp_path / "COCO2017_unlabeled"
+    coco.mkdir()
+    rows = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(7)]
+    write(coco / "annotations" / "image_info_unlabeled2017.json", {"images": rows})
+    for row in rows:
+        draw(coco / "unlabeled2017" / row["file_name"])
+    return tmp_path
+
+
+def test_a_cirr_query_has_its_group_and_ranks_the_whole_split(cirr):
+    queries = data.load_cirr(cirr)
+    (triplet,) = queries.triplets
+    assert (triplet.query_id, triplet.reference, triplet.target) == ("12060", "dev-3", "dev-1")
+    assert triplet.caption == "Two dogs" and triplet.group == tuple(NAMES[:6])
+    assert queries.corpus.image_ids == tuple(NAMES)
+    assert queries.corpus.paths[0] == cirr / "dev" / "dev-0.png"
+    assert queries.target_positions.tolist() == [1]
+
+
+def test_a_circo_query_has_its_ground_truths_and_ranks_all_of_coco(circo):
+    queries = data.load_circo(circo)
+    (triplet,) = queries.triplets
+    assert (triplet.query_id, triplet.reference, triplet.target) == ("0", "3", "1")
+    assert triplet.ground_truths == ("1", "5") and triplet.aspects == ("cardinality",)
+    assert triplet.caption == "has two dogs" and triplet.concept == "a dog"
+    assert queries.corpus.image_ids == tuple("0123456")
+    assert queries.corpus.paths[3].name == "000000000003.jpg" and queries.corpus.paths[3].is_file()
+
+
+def test_without_cocos_list_the_annotations_alone_name_the_corpus(circo):
+    info = circo / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
+    assert len(data.load_circo(circo, images=False).corpus) == 7
+    info.unlink()
+    assert data.load_circo(circo, images=False).corpus.image_ids == ("3", "1", "5")
+    with pytest.raises(ValueError, match=r"image_info_unlabeled2017\.json is missing"):
+        data.load_circo(circo)
+
+
+def test_a_test_split_has_no_targets(cirr, circo):
+    (cirr / "captions" / "cap.rc2.val.json").rename(cirr / "captions" / "cap.rc2.test1.json")
+    (cirr / "image_splits" / "split.rc2.val.json").rename(
+        cirr / "image_splits" / "split.rc2.test1.json"
+    )
+    (circo / "annotations" / "val.json").rename(circo / "annotations" / "test.json")
+    for queries in (data.load_cirr(cirr, "test1"), data.load_circo(circo, "test")):
+        assert queries.triplets[0].target == "" and queries.triplets[0].ground_truths == ()
+        assert len(queries.corpus) == 7
+        with pytest.raises(ValueError, match="image '' is not in this corpus"):
+            _ = queries.target_positions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pairid": "12060"}, r"needs \{'pairid': 'int'\}; is this CIRR's file"),
+        ({"target_hard": None}, r"needs \{'target_hard': 'str'\}"),
+        ({"target_hard": "dev-6"}, "six images, reference and target among them"),
+        ({"reference": "dev-6"}, "six images, reference and target among them"),
+        ({"img_set": {"id": 36}}, "six images, reference and target among them"),
+        ({"img_set": {"members": [*NAMES[:5], "dev-0"]}}, "six images"),
+        ({"img_set": {"members": [*NAMES[:5], ["dev-5"]]}}, "six images"),
+        ({"img_set": {"members": [*NAMES[:5], "nowhere"]}}, r"'nowhere' is not in split\.rc2"),
+    ],
+)
+def test_a_broken_cirr_entry_is_named(cirr, changes, message):
+    edit(cirr / "captions" / "cap.rc2.val.json", **changes)
+    with pytest.raises(ValueError, match=rf"cap\.rc2\.val\.json, entry 0: .*{message}"):
+        data.load_cirr(cirr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shared_concept": 3}, r"needs \{'shared_concept': 'str'\}; is this CIRCO's file"),
+        ({"gt_img_ids": None}, r"needs \{'gt_img_ids': 'list'\}"),
+        ({"gt_img_ids": [5]}, "with the target and without the reference"),
+        ({"gt_img_ids": [1, 3]}, "with the target and without the reference"),
+        ({"gt_img_ids": [1, "5"]}, "with the target and without the reference"),
+        ({"gt_img_ids": [1, 99]}, r"'99' is not in image_info_unlabeled2017\.json"),
+    ],
+)
+def test_a_broken_circo_entry_is_named(circo, changes, message):
+    edit(circo / "annotations" / "val.json", **changes)
+    with pytest.raises(ValueError, match=rf"val\.json, entry 0: .*{message}"):
+        data.load_circo(circo)
+
+
+def test_other_faults_of_cirr_and_circo_are_named(cirr, circo):
+    with pytest.raises(ValueError, match="split must be one of .*'test1'.*, not 'test'"):
+        data.load_cirr(cirr, "test")
+    with pytest.raises(ValueError, match="split must be one of .*, not 'train'"):
+        data.load_circo(circo, "train")
+    (cirr / "dev" / "dev-6.png").unlink()
+    with pytest.raises(ValueError, match=r"1 image files are missing, .*dev-6\.png"):
+        data.load_cirr(cirr)
+    assert len(data.load_cirr(cirr, images=False)) == 1
+    write(cirr / "image_splits" / "split.rc2.val.json", {"dev-0": 7})
+    with pytest.raises(ValueError, match=r"split\.rc2\.val\.json, 'dev-0': 7 is no path"):
+        data.load_cirr(cirr)
+    info = circo / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json"
+    write(info, {"images": [{"id": 0}]})
+    with pytest.raises(ValueError, match=r"unlabeled2017\.json, image 0: no 'file_name'"):
+        data.load_circo(circo)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "queries", "images"),
+    [("cirr", "val", 4181, 2297), ("cirr", "test1", 4148, 2315),
+     ("circo", "val", 220, None), ("circo", "test", 800, None)],
+)  # fmt: skip
+def test_the_real_cirr_and_circo_have_the_published_counts(name, split, queries, images):
+    root = data.real_annotations(name)
+    if root is None:
+        pytest.skip(f"QURE_DATA holds no {name} annotations")
+    loaded = {"cirr": data.load_cirr, "circo": data.load_circo}[name](root, split, images=False)
+    assert len(loaded) == queries == len({t.query_id for t in loaded.triplets})
+    assert images is None or len(loaded.corpus) == images
+    if (name, split) == ("circo", "val"):
+        counts = [len(t.ground_truths) for t in loaded.triplets]
+        assert (min(counts), max(counts), round(sum(counts) / len(counts), 2)) == (1, 14, 4.16)
+    assert all(bool(t.target) == (split == "val") for t in loaded.triplets)
+
+
 @pytest.mark.parametrize("entry", [{"title": "Red tee"}, [], {"title": "x", "tags": None}])
 def test_broken_attributes_are_named(root, entry):
     write(root / "attributes" / "shirt.val.json", {"a": entry})

@@ -1,4 +1,7 @@
-"""qure_lib.evaluation: all that fits, against a slow and plain reference."""
+"""qure_lib.evaluation: CIRR, CIRCO and all that fits, against slow and plain references."""
+
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from qure_lib.data import Corpus, QuerySet, Triplet
-from qure_lib.evaluation import evaluate_all_that_fit
+from qure_lib.evaluation import evaluate_all_that_fit, evaluate_circo, evaluate_cirr
 from qure_lib.metrics import chance_average_precision
 
 N, Q = 12, 30
@@ -58,3 +61,82 @@ def test_memory_changes_nothing(case):
     whole = evaluate_all_that_fit({"c": embedded}, {"c": queries}, {"c": relevance})
     parts = evaluate_all_that_fit({"c": embedded}, {"c": queries}, {"c": relevance}, memory=500)
     assert whole.equals(parts)
+
+
+# ---------------------------------------------------------------- CIRR and CIRCO
+
+
+@pytest.fixture
+def protocols(case):
+    """The same queries with groups of six and with ground truths, the embeddings' retriever, and
+    (Q, N) scores, some of them equal."""
+    queries, _, embedded = case
+    embedded = tuple(torch.round(e, decimals=0) for e in embedded)  # so that many scores tie
+    generator = torch.Generator().manual_seed(1)
+    triplets = []
+    for t in queries.triplets:
+        others = [str(int(i)) for i in torch.randperm(N, generator=generator)]
+        others = [i for i in others if i not in (t.reference, t.target)]
+        group = (others[0], t.reference, *others[1:4], t.target)
+        more = others[: torch.randint(7, (1,), generator=generator)]
+        truths = dict(ground_truths=(t.target, *more), aspects=("colour", "neck"))
+        triplets.append(replace(t, group=group, **truths))
+    retriever = SimpleNamespace(
+        embed_queries=lambda q: embedded[0], embed_corpus=lambda c: embedded[1]
+    )
+    scores = torch.einsum("qd,ntd->qnt", *embedded).amax(-1)
+    return replace(queries, triplets=tuple(triplets)), retriever, scores
+
+
+def test_cirr_ranks_without_the_reference_and_within_the_group(protocols):
+    queries, retriever, scores = protocols
+    frame = evaluate_cirr(retriever, queries)
+    ties = 0
+    for k, t in enumerate(queries.triplets):
+        ranked = sorted(range(N), key=lambda i: (-scores[k, i], i))
+        ranked = [str(i) for i in ranked if str(i) != t.reference]
+        assert frame["rank"][k] == ranked.index(t.target)
+        assert frame["subset_rank"][k] == [i for i in ranked if i in t.group].index(t.target)
+        ties += len(scores[k].unique()) < N
+    assert frame["query_id"].tolist() == [t.query_id for t in queries.triplets] and ties > 0
+    assert set(frame["subset_rank"]) == set(range(5))
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_circo_counts_every_ground_truth(protocols, exclude):
+    queries, retriever, scores = protocols
+    frame = evaluate_circo(retriever, queries, exclude_reference=exclude)
+    for k, t in enumerate(queries.triplets):
+        ranked = [str(i) for i in sorted(range(N), key=lambda i: (-scores[k, i], i))]
+        ranked = [i for i in ranked if not exclude or i != t.reference]
+        assert frame["rank"][k] == ranked.index(t.target)
+        for cut in (5, 10, 25, 50):
+            hits, total = 0, 0.0
+            for rank, image in enumerate(ranked[:cut]):
+                if image in t.ground_truths:
+                    hits += 1
+                    total += hits / (rank + 1)
+            slow = total / min(cut, len(t.ground_truths))
+            assert frame[f"ap{cut}"][k] == pytest.approx(slow)
+    assert frame["aspects"].tolist() == [("colour", "neck")] * Q
+    other = evaluate_circo(retriever, queries, exclude_reference=not exclude)
+    assert (frame["ap5"] != other["ap5"]).any()
+
+
+def test_memory_changes_neither(protocols):
+    queries, retriever, _ = protocols
+    for evaluate in (evaluate_cirr, evaluate_circo):
+        assert evaluate(retriever, queries, memory=500).equals(evaluate(retriever, queries))
+
+
+@pytest.mark.parametrize("without", ["target", "group", "ground_truths"])
+def test_queries_without_answers_are_refused(protocols, without):
+    queries, retriever, _ = protocols
+    bare = replace(queries.triplets[3], **{without: type(getattr(queries.triplets[3], without))()})
+    queries = replace(queries, triplets=(*queries.triplets[:3], bare))
+    for evaluate in (evaluate_cirr, evaluate_circo):
+        if without == "target" or (without == "group") == (evaluate is evaluate_cirr):
+            with pytest.raises(ValueError, match="query q3: no target or no .* evaluate val"):
+                evaluate(retriever, queries)
+        else:
+            assert len(evaluate(retriever, queries.__class__(**vars(queries)))) == 4

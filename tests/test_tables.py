@@ -98,6 +98,23 @@ def test_the_results_table_has_the_published_columns_and_one_row_a_method():
     assert frame.loc[0, "dress_r50"] == "100.0 [100.0, 100.0]"
 
 
+def test_cirr_and_circo_in_the_layouts_of_tables_3_and_5(root):
+    ranked = pd.DataFrame({"rank": [0, 4, 7, 60], "subset_rank": [0, 1, 0, 3]})
+    precision = pd.DataFrame({f"ap{k}": [k / 100, 0.0] for k in (5, 10, 25, 50)})
+    precision["aspects"] = [("colour",), ()]
+    layouts = {
+        "table3_cirr_test": tables.results_table({"ours": ranked}, tables.summarise_cirr),
+        "table5_circo_zero_shot": tables.results_table({"ours": precision}, tables.summarise_circo),
+    }
+    for name, frame in layouts.items():
+        published = pd.read_csv(root / "reports" / "published" / f"{name}.csv")
+        assert list(frame.columns) == [*published.columns, "queries"]
+    values = tables.summarise_cirr(ranked).set_index("measure")["estimate"].to_dict()
+    expected = {"r1": 25, "r5": 50, "r10": 75, "r50": 75, "rs1": 50, "rs2": 75, "rs3": 75}
+    assert values == pytest.approx(expected | {"avg_r5_rs1": 50})
+    assert tables.summarise_circo(precision)["estimate"].tolist() == [2.5, 5, 12.5, 25]
+
+
 def test_a_saved_table_is_csv_markdown_and_note(tmp_path):
     reports = Reports(tmp_path, "04_training")
     frame = pd.DataFrame({"method": ["QuRe"], "avg_r10": [52.6], "queries": [6016]})
