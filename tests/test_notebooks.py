@@ -31,7 +31,9 @@ def run(*command: object) -> str:
 def reports(tmp_path_factory):
     """The report folder after a smoke run."""
     out = tmp_path_factory.mktemp("smoke")
-    run("-m", "data_prep.synthfashion", "data/synthfashion-smoke", "--size", "smoke")
+    for name, world in (("smoke", "default"), ("smoke-drawing", "drawing")):
+        root = f"data/synthfashion-{name}"
+        run("-m", "data_prep.synthfashion", root, "--size", "smoke", "--world", world)
     folders = ("--reports", out / "reports", "--runs", out / "runs")
     said = run("notebooks/run.py", "--profile", "smoke", *folders)
     assert "index.html" in said.splitlines()[-1]
