@@ -440,7 +440,8 @@ def data_hashes(retriever: Retriever, data: TrainingData) -> dict[str, str]:
     """Hashes of the triplets and pools, the images' content (by the features), and the weights."""
     annotations = hashlib.sha256()
     for queries in [*data.train.values(), *data.val.values()]:
-        annotations.update(repr((queries.triplets, queries.corpus.image_ids)).encode())
+        asked = [(t.query_id, t.reference, t.caption, t.target) for t in queries.triplets]
+        annotations.update(repr((asked, queries.corpus.image_ids)).encode())
     weights = hashlib.sha256()
     for name, parameter in sorted(retriever.model.trainable_parameters().items()):
         weights.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
