@@ -6,6 +6,7 @@ import html
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .config import MiningConfig
+from .data import SPLITS
 from .drops import RULES
 from .embeddings import Retriever
 from .mining import mine_hard_negatives, zone_ranks
@@ -29,26 +31,39 @@ HOVERED = 150  # ranks that answer the mouse: all of them, once zoomed in far en
 STRIP, LISTED = 9, 100  # images a zone, queries in the list
 WINDOWS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # choices of search_window, beside all
 STYLE = f"<style>{Path(__file__).with_suffix('.css').read_text(encoding='utf-8')}</style>"
-Definitions = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set to explore, and the models to see it by.
+
+    Args:
+        retriever: embeds queries and corpus; its model takes the weights of what is shown.
+        data: queries by split and category, with graded relevance where it is known.
+        definitions: name -> what puts that definition's weights into the retriever's model.
+    """
+
+    retriever: Retriever
+    data: TrainingData
+    definitions: Mapping[str, Callable[[], object]]
 
 
 class RelevanceExplorer(ipw.VBox):
     """One query's relevance-score curve, its drops and its images, with the rule at hand.
 
     Args:
-        retriever: embeds queries and corpus; its model takes the weights of what is shown.
-        data: queries by category, and the training queries' graded relevance where it is known.
-        definitions: name -> what puts that definition's weights into the retriever's model.
+        worlds: name -> World; the first is shown first.
     """
 
-    def __init__(self, retriever: Retriever, data: TrainingData, definitions: Definitions) -> None:
-        self.retriever, self.data, self.definitions = retriever, data, definitions
+    def __init__(self, worlds: Mapping[str, World]) -> None:
+        self.worlds = worlds
         self._embed = lru_cache(maxsize=4)(self._embed)
         self._dice = random.Random(0)
-        self.category = ipw.Dropdown(options=list(data.train), description="category")
-        self.split = ipw.Dropdown(options=["train", "val"], description="split")
-        self.definition = ipw.Dropdown(options=list(definitions), description="definition")
-        self.overlay = ipw.Dropdown(options=["none", *definitions], description="overlay")
+        self.world = ipw.Dropdown(options=list(worlds), description="world")
+        self.category, self.definition, self.overlay = (
+            ipw.Dropdown(description=name) for name in ("category", "definition", "overlay")
+        )
+        self.split = ipw.Dropdown(options=SPLITS, description="split")
         self.search = ipw.Text(description="caption", placeholder="words to look for")
         self.query = ipw.Select(rows=5, description="query")
         names = ("random", "smoothest curve", "most bottom-heavy")
@@ -64,7 +79,7 @@ class RelevanceExplorer(ipw.VBox):
         super().__init__(self._rows())
         self.add_class("qure")
         self._connect()
-        self._list()
+        self._enter()
 
     def _rows(self) -> list[ipw.Widget]:
         """The layout, from top to bottom."""
@@ -79,7 +94,8 @@ class RelevanceExplorer(ipw.VBox):
         choice = ipw.VBox([self.search, self.query, jumps])
         return [
             ipw.HTML(STYLE, layout=ipw.Layout(display="none")),
-            ipw.HBox([self.category, self.split, self.definition, self.overlay]),
+            ipw.HBox([self.world, self.category, self.split]),
+            ipw.HBox([self.definition, self.overlay]),
             ipw.HBox([choice, self.triplet]),
             ipw.HBox([self.rule, self.threshold, self.search_window]),
             *(curve, self.zoom, self.strips),
@@ -87,6 +103,7 @@ class RelevanceExplorer(ipw.VBox):
 
     def _connect(self) -> None:
         """Say what each control changes."""
+        self.world.observe(lambda _: self._enter(), "value")
         for control in (self.category, self.split, self.search):
             control.observe(lambda _: self._list(), "value")
         for control in (self.query, self.definition, self.overlay):
@@ -98,6 +115,20 @@ class RelevanceExplorer(ipw.VBox):
         self.smoothest.on_click(lambda _: self._list(mined().largest_gap.idxmin()))
         self.lowest.on_click(lambda _: self._list(mined().window_start.fillna(-1).idxmax()))
 
+    def _enter(self) -> None:
+        """Offer what the chosen world has, and show its first query."""
+        shown = self.worlds[self.world.value]
+        self.retriever, self.data, self.definitions = (
+            shown.retriever,
+            shown.data,
+            shown.definitions,
+        )
+        self.query.options = ()  # or the old query would be shown while the rest changes
+        self.definition.options, self.definition.index = list(self.definitions), 0
+        self.overlay.options, self.overlay.index = ["none", *self.definitions], 0
+        self.category.options, self.category.index = list(self.data.train), 0
+        self._list()
+
     def _found(self) -> list[int]:
         """Queries whose caption holds every word looked for."""
         words = self.search.value.lower().split()
@@ -108,35 +139,38 @@ class RelevanceExplorer(ipw.VBox):
         """Offer the queries found, `first` on top; what is on top is shown."""
         split, category = self.split.value, self.category.value
         self.queries = getattr(self.data, split)[category]
-        self.relevance = self.data.relevance[category] if split == "train" else None
+        known = self.data.relevance if split == "train" else self.data.val_relevance
+        self.relevance = known.get(category)
         found, triplets = self._found(), self.queries.triplets
         for button in (self.random, self.smoothest, self.lowest):
             button.disabled = not found
         offered = list(dict.fromkeys(found if first is None else [first, *found]))[:LISTED]
         self.query.options = [
-            (f"{q}: {triplets[q].caption}", (split, category, q)) for q in offered
+            (f"{q}: {triplets[q].caption}", (self.world.value, split, category, q)) for q in offered
         ]
         self.query.index = 0 if offered else None
 
-    def _embed(self, definition: str, split: str, category: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(
+        self, definition: str, world: str, split: str, category: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(Q, D) queries, (N, T, D) corpus and (Q,) target positions, by a definition's model."""
-        self.definitions[definition]()
-        queries = getattr(self.data, split)[category]
+        self.worlds[world].definitions[definition]()
+        queries = getattr(self.worlds[world].data, split)[category]
         images = self.retriever.embed_corpus(queries.corpus)
         targets = queries.target_positions.to(images.device)
         return self.retriever.embed_queries(queries), images, targets
 
     def _rank(self, definition: str) -> tuple[Ranking, int]:
         """The shown query's ranking by a definition's model, and its target's rank."""
-        split, category, q = self.query.value
-        queries, images, targets = self._embed(definition, split, category)
+        *where, q = self.query.value
+        queries, images, targets = self._embed(definition, *where)
         ((_, ranking),) = rank_corpus(queries[[q]], images)
         return ranking, int(ranking.ranks_of(targets[[q]]))
 
     def _mine(self, rows: list[int]) -> pd.DataFrame:
         """The mining report on these queries, by the rule at hand."""
-        where = self.definition.value, self.split.value, self.category.value
-        queries, images, targets = self._embed(*where)
+        where = self.world.value, self.split.value, self.category.value
+        queries, images, targets = self._embed(self.definition.value, *where)
         config = MiningConfig(
             drop_rule=self.rule.value,
             consecutive_threshold=self.threshold.value,

@@ -129,7 +129,7 @@ def opened(folder: Path, notebook: Path) -> Iterator[Page]:
 def smoke_notebook(folder: Path, world: Path) -> Path:
     """Notebook 03 with the parameters of profile smoke, writing below `folder`."""
     places = {"data_root": world, "checkpoint": ROOT / "data_prep" / "mini_stage1"}
-    places |= {"runs_dir": folder / "runs", "reports_dir": folder / "reports"}
+    places |= {"runs_dir": folder / "runs", "reports_dir": folder / "reports", "unseen_root": ""}
     profile = load_profile(ROOT / "notebooks" / "profiles" / "smoke.yaml")
     parameters = profile[NOTEBOOK] | {name: str(place) for name, place in places.items()}
     notebook = load_notebook_node(str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"))

@@ -11,7 +11,7 @@ from qure_lib.config import MiningConfig
 from qure_lib.data import Corpus, QuerySet, Triplet
 from qure_lib.mining import mine_hard_negatives
 from qure_lib.train import TrainingData
-from qure_lib.widgets import RelevanceExplorer
+from qure_lib.widgets import RelevanceExplorer, World
 
 CAPTIONS = ("Is red & <wide> and has sleeves", "Is blue and has dots", "Is red and has dots")
 
@@ -52,11 +52,15 @@ def build(folder, n: int, **embedder) -> RelevanceExplorer:
         ]
         return QuerySet(name, tuple(triplets), corpus, {ids[0]: files[0]})
 
-    train = {name: query_set(name) for name in ("dress", "shirt")}
-    relevance = {"dress": torch.rand(12, n), "shirt": None}
-    retriever = Embedder(**embedder)
-    stages = {s: lambda s=s: retriever.load(s) for s in ("before warm-up", "epoch 5")}
-    return RelevanceExplorer(retriever, TrainingData(train, train, relevance), stages)
+    def world(stages: tuple[str, ...], *categories: str) -> World:
+        queries = {name: query_set(name) for name in categories}
+        relevance = {"dress": torch.rand(12, n)}
+        retriever = Embedder(**embedder)
+        definitions = {s: lambda s=s: retriever.load(s) for s in stages}
+        return World(retriever, TrainingData(queries, queries, relevance), definitions)
+
+    here = world(("before warm-up", "epoch 5"), "dress", "shirt")
+    return RelevanceExplorer({"here": here, "abroad": world(("epoch 9",), "hat")})
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_the_images_are_those_of_the_mined_window(explorer, rule, search_window)
     explorer.rule.value, explorer.search_window.value = rule, search_window or 0
     expected = mined(explorer, MiningConfig(drop_rule=rule, search_window=search_window))
     for q, row in enumerate(expected.itertuples()):
-        explorer.query.value = ("train", "dress", q)
+        explorer.query.value = ("here", "train", "dress", q)
         assert f"rank {row.target_rank}<" in explorer.triplet.value
         if row.set_size:
             inside, below = shown_ranks(explorer, "inside"), shown_ranks(explorer, "below")
@@ -105,10 +109,11 @@ def test_the_images_are_those_of_the_mined_window(explorer, rule, search_window)
         ("overlay", "epoch 5"),
         ("zoom", (0, 9)),
         ("category", "shirt"),
+        ("world", "abroad"),
     ],
 )
 def test_every_control_changes_the_picture(explorer, control, value):
-    explorer.query.value = ("train", "dress", 2)
+    explorer.query.value = ("here", "train", "dress", 2)
     before = bytes(explorer.picture.value)
     assert before.startswith(b"\x89PNG")
     getattr(explorer, control).value = value
@@ -124,14 +129,14 @@ def test_the_threshold_is_for_the_release_rule_alone(explorer):
 
 def test_captions_are_searched_and_shown_as_text(explorer):
     explorer.search.value = "DOTS red"
-    assert [value[2] for _, value in explorer.query.options] == [2, 5, 8, 11]
+    assert [value[-1] for _, value in explorer.query.options] == [2, 5, 8, 11]
     before = explorer.picture.value
     explorer.search.value = "no such word"
     assert explorer.query.options == () and explorer.random.disabled
     explorer.rule.value = "largest"
     assert explorer.picture.value == before
     explorer.search.value = "wide"
-    assert explorer.query.value == ("train", "dress", 0) and not explorer.random.disabled
+    assert explorer.query.value == ("here", "train", "dress", 0) and not explorer.random.disabled
     assert "red &amp; &lt;wide&gt;" in explorer.triplet.value
 
 
@@ -140,13 +145,13 @@ def test_the_buttons_find_queries_among_those_searched_for(explorer):
     explorer.search.value = "red"
     report = report.loc[[0, 2, 3, 5, 6, 8, 9, 11]]
     explorer.smoothest.click()
-    assert explorer.query.value[2] == report.largest_gap.idxmin()
+    assert explorer.query.value[-1] == report.largest_gap.idxmin()
     explorer.lowest.click()
-    assert explorer.query.value[2] == report.window_start.idxmax()
+    assert explorer.query.value[-1] == report.window_start.idxmax()
     seen = set()
     for _ in range(20):
         explorer.random.click()
-        seen.add(explorer.query.value[2])
+        seen.add(explorer.query.value[-1])
     assert len(seen) > 3 and seen <= set(report.index)
 
 
@@ -176,3 +181,21 @@ def test_a_definition_is_embedded_once(explorer):
         explorer.query.index = 3
     explorer.search_window.value = 50
     assert explorer.retriever.calls == ["before warm-up", "epoch 5"]
+
+
+def test_a_world_brings_its_own_categories_and_definitions(explorer):
+    explorer.world.value = "abroad"
+    assert (explorer.category.options, explorer.definition.options) == (("hat",), ("epoch 9",))
+    assert explorer.query.value == ("abroad", "train", "hat", 0)
+    embedder = explorer.worlds["abroad"].retriever
+    assert explorer.retriever is embedder and embedder.calls == ["epoch 9"]
+    explorer.world.value = "here"
+    assert explorer.query.value == ("here", "train", "dress", 0)
+    assert explorer.worlds["here"].retriever.calls == ["before warm-up"]
+
+
+def test_graded_relevance_of_val_queries_is_shown(explorer):
+    data = explorer.worlds["here"].data
+    data.val_relevance["dress"] = torch.full((12, 60), 0.25)
+    explorer.split.value = "val"
+    assert "relevance 0.25" in explorer.triplet.value
