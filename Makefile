@@ -47,7 +47,11 @@ reproduce: data  ## run every notebook and write reports/index.html
 	$(BIN)/python notebooks/run.py --profile $(PROFILE) $(if $(filter photos,$(PROFILE)),--only 01 02 03 04)
 
 study: data  ## run the whole grid of ablations; what reports/shipped/study has is kept
-	$(BIN)/python notebooks/study.py data/synthfashion-$(PROFILE)
+	$(BIN)/python notebooks/study.py data/synthfashion-mini
+	for world in store steep; do \
+	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$$world --world $$world && \
+	$(BIN)/python notebooks/study.py data/synthfashion-$$world \
+	--only between_drops window_100 all_corpus || exit 1; done
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -52,3 +53,17 @@ def test_the_encoder_encodes(example, monkeypatch):
     features = model.encode_features(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, 4, 32) and not features.requires_grad
     assert model.encode_image(features).shape == (2, 3, 16)
+
+
+def test_the_rates_found_are_those_of_the_shipped_grid(root):
+    runs = pd.read_csv(root / "reports" / "shipped" / "study" / "synthfashion-mini" / "runs.csv")
+    found = runs.groupby("variant").val_r10.mean()
+    assert runs.groupby("variant").seed.nunique().min() == 5
+    readme = " ".join((root / "README.md").read_text().split())
+    said = re.search(
+        r"uniform negatives reach ([\d.]+) %, the published rule ([\d.]+) %, the same rule kept to "
+        r"the 100 ranks after the target ([\d.]+) %, in-batch contrast ([\d.]+) %",
+        readme,
+    )
+    variants = "all_corpus", "between_drops", "window_100", "info_nce"
+    assert list(said.groups()) == [f"{found[v]:.1f}" for v in variants]
