@@ -1,10 +1,12 @@
 """Reports: where a notebook's figures and tables go, and the one page that shows them all.
 
 A report folder holds `figures/` and `tables/`, each item with a JSON note beside it (kind, name,
-title, caption, notebook), and `executed/`, the notebooks as they ran. The page needs no network.
+title, caption, notebook), `claims/`, where the note is all there is, and `executed/`, the notebooks
+as they ran. The page needs no network.
 """
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -20,10 +22,11 @@ from PIL import Image
 
 from qure_lib.files import replacing
 
-FORMATS = {"figure": ("pdf", "png", "csv"), "table": ("csv", "md")}  # what lies beside a note
-_FOLDERS = {"figure": "figures", "table": "tables"}
+FORMATS = {"figure": ("pdf", "png", "csv"), "table": ("csv", "md"), "claim": ()}  # beside a note
+_FOLDERS = {"figure": "figures", "table": "tables", "claim": "claims"}
 _PIXELS_PER_INCH = 125  # of a figure on the page: 8 pt print reads like 10 pt text
 _NOTE_KEYS = {"kind", "name", "title", "caption", "notebook"}
+_CLAIM_KEYS = {"verdict", "interval", "n", "on", "seeds"}  # of a claim's note, besides
 _FIRST_SENTENCE = re.compile(r".+?(?<!Fig)(?<!Eq)(?<!vs)(?<!e\.g)(?<!i\.e)[.?!](?=\s|$)", re.DOTALL)
 
 
@@ -32,7 +35,7 @@ class Reports:
     """The report folder, as one notebook writes to it.
 
     Args:
-        root: the folder; `figures/` and `tables/` are made under it.
+        root: the folder; `figures/`, `tables/` and `claims/` are made under it.
         notebook: name of the notebook that writes ("06_preference_study").
     """
 
@@ -41,8 +44,8 @@ class Reports:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
-        for folder in (self.figures, self.tables):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in _FOLDERS.values():
+            Path(self.root, folder).mkdir(parents=True, exist_ok=True)
 
     @property
     def figures(self) -> Path:
@@ -52,13 +55,14 @@ class Reports:
     def tables(self) -> Path:
         return self.root / _FOLDERS["table"]
 
-    def write_note(self, kind: str, name: str, caption: str) -> Path:
-        """Write the note by which the index finds a figure or table.
+    def write_note(self, kind: str, name: str, caption: str, **more: Any) -> Path:
+        """Write the note by which the index finds a figure, a table or a claim's measurement.
 
         Args:
-            kind: "figure" or "table".
+            kind: "figure", "table" or "claim".
             name: file name without suffix: letters, digits, "_" and "-".
             caption: what it shows; the first sentence is the title.
+            more: what else the note says.
 
         Returns:
             The path, without suffix, where the item's own files belong.
@@ -75,7 +79,7 @@ class Reports:
             raise ValueError(f"{kind} {name}: the caption is empty; say what it shows")
         sentence = _FIRST_SENTENCE.match(caption)
         title = (sentence[0] if sentence else caption).removesuffix(".")
-        note = {"kind": kind, "name": name, "title": title, "caption": caption}
+        note = {"kind": kind, "name": name, "title": title, "caption": caption} | more
         stem = self.root / _FOLDERS[kind] / name
         text = json.dumps(note | {"notebook": self.notebook}, indent=2, ensure_ascii=False)
         stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
@@ -144,6 +148,8 @@ def build_index(root: str | Path) -> Path:
     """
     root = Path(root)
     notes = sorted(_read_notes(root), key=lambda note: note["notebook"])
+    measured = {note["name"]: note for note in notes if note["kind"] == "claim"}
+    notes = [note for note in notes if note["kind"] != "claim"]
     if not notes:
         raise ValueError(f"{root}: no figures or tables; run `make reproduce` first")
     for note in notes:
@@ -154,7 +160,7 @@ def build_index(root: str | Path) -> Path:
     template = environment.from_string(
         Path(__file__).with_name("reports.html.j2").read_text(encoding="utf-8")
     )
-    page = template.render(sections=sections, runs=_runs(sections))
+    page = template.render(sections=sections, runs=_runs(sections), claims=_claims(measured))
     with replacing(root / "index.html") as path:
         path.write_text(page, encoding="utf-8")
     return root / "index.html"
@@ -174,8 +180,9 @@ def _read_notes(root: Path) -> list[dict[str, str]]:
                 note = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f"{path}: not JSON ({error}); {remedy}") from error
-            if not isinstance(note, dict) or not note.keys() >= _NOTE_KEYS:
-                raise ValueError(f"{path}: needs the keys {sorted(_NOTE_KEYS)}; {remedy}")
+            needed = _NOTE_KEYS | (_CLAIM_KEYS if kind == "claim" else set())
+            if not isinstance(note, dict) or not note.keys() >= needed:
+                raise ValueError(f"{path}: needs the keys {sorted(needed)}; {remedy}")
             if (note["kind"], note["name"]) != (kind, path.stem):
                 raise ValueError(f"{path}: describes {note['kind']} {note['name']!r}; {remedy}")
             notes.append(note)
@@ -189,6 +196,25 @@ def _refuse_missing_files(stem: Path, note: dict[str, str]) -> None:
                 f"{stem}.{suffix} is missing beside its note; run {note['notebook']} again, "
                 f"or delete {stem.name}.json"
             )
+
+
+def read_claims() -> dict[str, dict[str, str]]:
+    """The paper's claims by name: source, says, notebook (that measures it, or none), needs."""
+    with open(Path(__file__).with_name("claims.csv"), encoding="utf-8", newline="") as stream:
+        return {row["claim"]: row for row in csv.DictReader(stream)}
+
+
+def _claims(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a claim of the paper: what it says, and what was measured or would be needed."""
+    rows = []
+    for name, claim in read_claims().items():
+        verdict = "not run yet" if claim["notebook"] else "not testable here"
+        needs = f"Run notebook {claim['notebook']}. " * bool(claim["notebook"]) + claim["needs"]
+        blank = {"caption": needs.strip(), "verdict": verdict} | dict.fromkeys(
+            ("on", "n", "seeds"), "-"
+        )
+        rows.append(claim | blank | {"interval": "-"} | measured.get(name, {}))
+    return rows
 
 
 def _section(root: Path, notebook: str, notes: list[dict[str, str]]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ Measures carry the names of the published files' columns ("dress_r10"), rates ar
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from qure_lib.metrics import recall_at_k
-from qure_lib.reports import Reports
+from qure_lib.reports import Reports, read_claims
 from qure_lib.statistics import Interval, bootstrap_ci
 
 
@@ -212,3 +213,52 @@ def direction(difference: Interval) -> str:
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "within noise"
+
+
+def save_claim(
+    name: str, measure: str, measured: Interval, on: str, reports: Reports, seeds: int | None = None
+) -> str:
+    """Judge one claim of the paper, and write it for the table that opens the index.
+
+    "in kind": on other data than the paper's, and the interval lies on the claim's side of zero.
+    "contradicted in kind": it lies on the other side. "within noise": it holds zero.
+
+    Args:
+        name: a claim of qure_lib/claims.csv.
+        measure: what was measured, as a sentence.
+        measured: a difference, above zero where the claim holds.
+        on: the data set.
+        reports: where it goes.
+        seeds: how many training seeds it covers; None where nothing was trained.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: no such claim.
+    """
+    says = {"better": "in kind", "worse": "contradicted in kind"}
+    verdict = says.get(direction(measured), "within noise")
+    text = interval_text(measured.estimate, measured.low, measured.high)
+    _write_claim(
+        name, measure, reports, verdict=verdict, interval=text, n=measured.n, on=on, seeds=seeds
+    )
+    return verdict
+
+
+def save_count_claim(name: str, compared: pd.DataFrame, on: str, reports: Reports) -> str:
+    """Judge a claim of exact counts: "reproduced" if all of `compare_with_published` are."""
+    verdict = "reproduced" if (compared["verdict"] == "reproduced").all() else "differs"
+    names = compared["measure"].str.replace("_", " ")
+    pairs = zip(compared["reproduced"], names, strict=True)
+    measure = "Counted: " + ", ".join(f"{count:,.0f} {name}" for count, name in pairs) + "."
+    n = int(compared["reproduced"].max())
+    _write_claim(name, measure, reports, verdict=verdict, interval="exact", n=n, on=on, seeds=None)
+    return verdict
+
+
+def _write_claim(name: str, measure: str, reports: Reports, **about: Any) -> None:
+    if name not in read_claims():
+        raise ValueError(f"no claim {name!r} in qure_lib/claims.csv; there are {[*read_claims()]}")
+    about |= {"n": f"{about['n']:,}", "seeds": about["seeds"] or "-"}
+    reports.write_note("claim", name, measure, **about)

@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image
 
-from qure_lib.reports import Reports, build_index, replacing_outputs
+from qure_lib.reports import Reports, build_index, read_claims, replacing_outputs
 
 
 def add_figure(reports, name="fig7_score_curve", caption="Scores, sorted (Fig. 7). More of it."):
@@ -154,3 +154,40 @@ def test_what_a_killed_run_had_set_aside_comes_back(reports):
     with pytest.raises(RuntimeError), replacing_outputs(reports.root, reports.notebook):
         raise RuntimeError
     assert names(reports) == before
+
+
+def cells_of(page, claim):
+    """The text of a claim's row of the opening table, cell by cell."""
+    row = next(row for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL) if claim in row)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in cells]
+
+
+def test_the_page_opens_with_every_claim_of_the_paper(reports):
+    add_figure(reports)
+    more = {"verdict": "in kind", "interval": "1.0 [0.5, 1.5]", "n": "90", "on": "X", "seeds": 5}
+    reports.write_note("claim", "fig4_top_k", "Recall less recall.", **more)
+    page = build_index(reports.root).read_text()
+    assert page.index('id="claims"') < page.index('id="03_hard_negatives"')
+    for claim in read_claims().values():
+        assert len(cells_of(page, claim["says"].replace("'", "&#39;"))) == 7
+    told = cells_of(page, read_claims()["fig4_top_k"]["says"])[1:]
+    told[0] = told[0].removesuffix(" 03_hard_negatives")  # the link to who measured
+    assert told == ["Recall less recall.", "1.0 [0.5, 1.5]", "X", "90", "5", "in kind"]
+    other = cells_of(page, read_claims()["fig4_all_corpus"]["says"])
+    assert other[1:] == ["Run notebook 05_ablations.", *"----", "not run yet"]
+    never = cells_of(page, "QuRe reaches 63.04")
+    assert "papermill" in never[1] and never[-1] == "not testable here"
+
+
+def test_a_claim_without_a_verdict_is_named(reports):
+    add_figure(reports)
+    reports.write_note("claim", "fig4_top_k", "Recall less recall.")
+    with pytest.raises(ValueError, match=r"fig4_top_k.json: needs the keys .*verdict"):
+        build_index(reports.root)
+
+
+def test_claims_are_measured_by_notebooks_that_are_there_or_say_what_they_need(root):
+    notebooks = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
+    for claim in read_claims().values():
+        assert claim["notebook"] in notebooks or (not claim["notebook"] and claim["needs"])

@@ -154,9 +154,37 @@ def test_a_published_file_with_a_row_a_measure(tmp_path):
     assert tables.read_published(path).to_dict() == {"triplets": 5985}
 
 
+@pytest.fixture
+def reports(tmp_path):
+    return Reports(tmp_path / "reports", "05_ablations")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(0.1, 2, "better"), (-2, -0.1, "worse"), (-1, 1, "within noise"), (0, 1, "within noise")],
 )
 def test_a_direction_needs_an_interval_without_zero(low, high, verdict):
     assert tables.direction(Interval((low + high) / 2, low, high, 10, 10)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 2, "in kind"), (-2, -0.1, "contradicted in kind"), (-1, 1, "within noise")],
+)
+def test_a_claim_is_judged_by_its_interval(reports, low, high, verdict):
+    measured = Interval((low + high) / 2, low, high, 1440, 5)
+    args = "fig4_top_k", "Recall@10 less recall@10.", measured, "SynthFashion", reports
+    assert tables.save_claim(*args, seeds=5) == verdict
+    note = json.loads((reports.root / "claims" / "fig4_top_k.json").read_text())
+    assert (note["verdict"], note["n"], note["seeds"]) == (verdict, "1,440", 5)
+    with pytest.raises(ValueError, match="no claim 'fig9'"):
+        tables.save_claim("fig9", *args[1:])
+
+
+def test_counts_are_reproduced_or_differ(reports):
+    frame = pd.DataFrame({"measure": ["total_queries"], "reproduced": [3050]})
+    for verdict in ("reproduced", "differs"):
+        frame["verdict"] = verdict
+        assert tables.save_count_claim("table1_counts", frame, "HP", reports) == verdict
+    note = json.loads((reports.root / "claims" / "table1_counts.json").read_text())
+    assert note["caption"] == "Counted: 3,050 total queries."
