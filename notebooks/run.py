@@ -86,7 +86,7 @@ def plan(folder: Path, profile: str, only: list[str], reports: Path, runs: Path)
     Args:
         folder: holds the notebooks and `profiles/`.
         profile: name of a profile: {notebook: {parameter: value}}; "all" stands for every notebook.
-        only: numbers of the notebooks to run; empty for all.
+        only: numbers of the notebooks to run; empty for all but those with `run: false`.
         reports: report folder, given to every notebook as `reports_dir`.
         runs: run folder, given as `runs_dir` to the notebooks that declare it.
 
@@ -110,10 +110,11 @@ def plan(folder: Path, profile: str, only: list[str], reports: Path, runs: Path)
     for name, path in notebooks.items():
         declared = declared_parameters(path)
         wanted = chosen.get("all", {}) | chosen.get(name, {})
+        runs_here = wanted.pop("run", True)
         wanted |= {k: v for k, v in folders.items() if k in declared or k == "reports_dir"}
         for parameter, value in wanted.items():
             _refuse_parameter(name, parameter, value, declared)
-        if not only or name[:2] in only:
+        if name[:2] in only or (runs_here and not only):
             jobs.append(Job(path, wanted))
     return jobs
 

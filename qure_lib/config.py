@@ -110,7 +110,8 @@ def load_profile(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a profile of the notebooks: the parameters that replace each notebook's own.
 
     Args:
-        path: YAML, {notebook: {parameter: value}}; the notebook "all" stands for every one.
+        path: YAML, {notebook: {parameter: value}}; the notebook "all" stands for every one. A
+            notebook with `run: false` is left out.
 
     Raises:
         ValueError: no such profile, no YAML, or not of that shape.

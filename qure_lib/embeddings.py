@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .data import Corpus, QuerySet
 from .features import FeatureStore, extract_features
+from .files import replacing
 from .model import QuReModel, load_tokenizer, tokenize
 
 
@@ -43,6 +44,12 @@ class Retriever:
         tokenizer = load_tokenizer(checkpoint)
         features = extract_features(model.vision_encoder, images, model.config, cache)
         return cls(model, tokenizer, features)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer, all or nothing, so that `open` finds both."""
+        with replacing(folder) as scratch:
+            self.model.save(scratch)
+            self.tokenizer.save_pretrained(scratch)
 
     @property
     def device(self) -> torch.device:

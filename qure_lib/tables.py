@@ -5,6 +5,7 @@ Measures carry the names of the published files' columns ("dress_r10"), rates ar
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,33 @@ def summarise_circo(precision: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [name for name in precision if name.startswith("ap")]
     return pd.DataFrame([_row(f"m{c}", bootstrap_ci(100 * precision[c])) for c in columns])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a data set's per-query results become its table of the paper.
+
+    Attributes:
+        summarise: per-query results -> a summary.
+        paper: the paper's tables of that layout, in words.
+        table: the first of them, as file names begin.
+        published: its file in reports/published/.
+        recall10: the measure that is Recall@10 over all queries.
+    """
+
+    summarise: Callable[[pd.DataFrame], pd.DataFrame]
+    paper: str
+    table: str
+    published: str
+    recall10: str
+
+
+PROTOCOLS = {
+    "fashioniq": Protocol(
+        summarise_recall, "Tables 2 and 7", "table2", "table2_fashioniq_val.csv", "avg_r10"
+    ),
+    "cirr": Protocol(summarise_cirr, "Tables 3 and 6", "table3", "table3_cirr_test.csv", "r10"),
+}
 
 
 def _row(measure: str, interval: Interval) -> dict[str, object]:

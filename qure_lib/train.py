@@ -20,14 +20,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .config import TrainConfig
-from .data import QuerySet, load_fashioniq, load_graded_relevance
+from .data import SPLITS, QuerySet, load_cirr, load_fashioniq, load_graded_relevance
 from .embeddings import Retriever
-from .evaluation import evaluate_fashioniq
+from .evaluation import evaluate_cirr, evaluate_fashioniq
 from .files import replacing
 from .losses import bradley_terry_loss, info_nce_loss, plackett_luce_loss
 from .metrics import recall_at_k
 from .mining import STRATEGIES, HardNegativeSet, MiningReport, mine_hard_negatives
 from .model import QuReModel, paired_scores, relevance_scores
+from .ranking import DEFAULT_MEMORY
 from .runs import (
     event_writer,
     fingerprint,
@@ -66,14 +67,15 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 class TrainingData:
     """Training queries over their pools of negatives, val queries over the protocol's corpus.
 
-    Both by category. relevance, val_relevance: (Q, N) graded relevance a category, where the data
-    set knows it.
+    Both by category; CIRR is one category. relevance, val_relevance: (Q, N) graded relevance a
+    category, where the data set knows it. protocol: "fashioniq" or "cirr", of the evaluation on val.
     """
 
     train: dict[str, QuerySet]
     val: dict[str, QuerySet]
     relevance: dict[str, Tensor | None]
     val_relevance: dict[str, Tensor | None] = field(default_factory=dict)
+    protocol: str = "fashioniq"
 
     @property
     def images(self) -> dict[str, Path]:
@@ -81,12 +83,27 @@ class TrainingData:
         both = [*self.train.values(), *self.val.values()]
         return {i: path for queries in both for i, path in queries.images.items()}
 
+    def evaluate(self, retriever: Retriever, memory: int = DEFAULT_MEMORY) -> pd.DataFrame:
+        """One row a val query, by the data set's own protocol.
+
+        Returns:
+            The frame of `evaluate_fashioniq`; for CIRR that of `evaluate_cirr`, with its category.
+        """
+        if self.protocol == "fashioniq":
+            return evaluate_fashioniq(retriever, self.val, memory, self.val_relevance)
+        ((category, queries),) = self.val.items()
+        return evaluate_cirr(retriever, queries, memory).assign(category=category)
+
 
 def load_training_data(root: str | Path) -> TrainingData:
-    """FashionIQ's layout at `root`, by the published protocol (METHOD sections 3 and 6).
+    """FashionIQ's or CIRR's layout at `root`, by the published protocol (METHOD sections 3 and 6).
 
-    Training negatives come from the same category's train targets; val ranks the original split.
+    FashionIQ's negatives come from the same category's train targets, CIRR's from all its train
+    images. FashionIQ's val ranks the original split; CIRR's all val images, the reference removed.
     """
+    if Path(root, "captions", "cap.rc2.train.json").is_file():
+        train, val = ({"cirr": load_cirr(root, split)} for split in SPLITS)
+        return TrainingData(train, val, {"cirr": None}, protocol="cirr")
     train, val = load_fashioniq(root, "train", corpus="targets"), load_fashioniq(root, "val")
     relevance = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
     val_relevance = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
@@ -346,20 +363,21 @@ class _Loop:
         return OBJECTIVES[objective](queries, targets, images, self.model.temperature)
 
     def _validate(self) -> dict[str, float]:
-        """Means over the categories: Recall@10 and @50 in per cent, and the graded measures."""
-        per_query = evaluate_fashioniq(
-            self.retriever, self.data.val, self.config.memory, self.data.val_relevance
-        )
-        for k in (10, 50):
-            per_query[f"r{k}"] = 100 * recall_at_k(per_query["rank"], k)
-        means = per_query.drop(columns=["query_id", "rank"]).groupby("category").mean().mean()
+        """Means over the categories: recall in per cent, and the graded measures if there are."""
+        per_query = self.data.evaluate(self.retriever, self.config.memory)
+        measures = {f"r{k}": ("rank", k) for k in (10, 50)}
+        if "subset_rank" in per_query:
+            measures |= {"r1": ("rank", 1), "r5": ("rank", 5), "rs1": ("subset_rank", 1)}
+        for measure, (column, k) in measures.items():
+            per_query[measure] = 100 * recall_at_k(per_query[column], k)
+        ranks = ["query_id", "rank", "subset_rank"]
+        means = per_query.drop(columns=ranks, errors="ignore").groupby("category").mean().mean()
         return _plain_numbers(means.add_prefix("val_").to_dict())
 
     def _keep(self, epoch: int, row: dict[str, Any]) -> None:
         """End an epoch: history, best model, and the atomic checkpoint last."""
-        score = row["val_r10"] + row["val_r50"]
-        if all(score > past["val_r10"] + past["val_r50"] for past in self.history):
-            self.model.save(self.folder / "best")
+        if all(self._score(row) > self._score(past) for past in self.history):
+            self.retriever.save(self.folder / "best")
         self._log("training", row, epoch)
         self.history.append(row)
         self.epoch = epoch + 1
@@ -378,6 +396,11 @@ class _Loop:
         if ends_warm_up and not self.warm_up.exists():
             with replacing(self.warm_up) as scratch:
                 shutil.copytree(self.folder, scratch)
+
+    def _score(self, row: dict[str, Any]) -> float:
+        """What the best epoch is chosen by: the mean that the protocol's table ends with."""
+        first, second = {"fashioniq": ("r10", "r50"), "cirr": ("r5", "rs1")}[self.data.protocol]
+        return row[f"val_{first}"] + row[f"val_{second}"]
 
     @cached_property
     def _events(self) -> Any:
@@ -413,7 +436,7 @@ class _Loop:
     def finish(self) -> Run:
         history, mining = pd.DataFrame(self.history), pd.DataFrame(self.mining)
         if not (self.folder / "last").exists():
-            self.model.save(self.folder / "last")
+            self.retriever.save(self.folder / "last")
         for file, frame in (("history.csv", history), ("mining.csv", mining)):
             with replacing(self.folder / file) as path:
                 frame.to_csv(path, index=False)
