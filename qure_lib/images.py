@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PADDED_PIXELS = 2**28  # 16,384 x 16,384; about 1 GB in four channels
 
 
 @dataclass(frozen=True)
@@ -20,34 +21,56 @@ class TargetPad:
     """Pad with zeros towards an aspect ratio, in the image's original mode.
 
     Images whose longer side is at least `ratio` times the shorter are padded on the shorter.
+    Zero is the mode's own: black in most, the palette's first colour in P, white in CMYK.
     """
 
     ratio: float = 1.25
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Pad one image.
+
+        Raises:
+            ValueError: it is so long and thin that it would take gigabytes.
+        """
         width, height = image.size
         if max(width, height) / min(width, height) < self.ratio:
             return image
         scaled = max(width, height) / self.ratio
         left = max(int((scaled - width) / 2), 0)
         top = max(int((scaled - height) / 2), 0)
-        padded = Image.new(image.mode, (width + 2 * left, height + 2 * top), 0)
+        size = (width + 2 * left, height + 2 * top)
+        if size[0] * size[1] > MAX_PADDED_PIXELS:
+            name = getattr(image, "filename", None) or "the image"
+            raise ValueError(f"{name}: {image.size} pads to {size}; crop it or leave it out")
+        padded = Image.new(image.mode, size, 0)
         if image.mode == "P":
             padded.putpalette(image.getpalette())
         padded.paste(image, (left, top))
         return padded
 
 
-def image_transform(size: int = 224) -> Callable[[Image.Image], Tensor]:
+def image_transform(
+    size: int = 224, convert_first: bool = False
+) -> Callable[[Image.Image], Tensor]:
     """PIL image in its original mode -> (3, size, size) float32, normalised by CLIP's statistics.
 
     Pad to 1.25, resize the shorter side to `size` (bicubic, antialiased, longer side truncated),
-    centre crop, and only then convert to RGB; EXIF orientation is ignored, as in the release.
+    centre crop, and only then convert to RGB; EXIF orientation is ignored, as in the release (but
+    Pillow itself turns a TIFF as it decodes it). So modes P and 1 are resized by the nearest
+    neighbour, and transparency never shows. Equivalent to torchvision's Pad, Resize, CenterCrop,
+    ToTensor and Normalize, to the bit, on every mode that Pillow decodes.
+
+    Args:
+        size: of the output's sides, in pixels.
+        convert_first: not the release's way, for photographs from elsewhere: apply the EXIF
+            orientation and convert to RGB, then the same steps.
     """
     pad = TargetPad()
     mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
 
     def transform(image: Image.Image) -> Tensor:
+        if convert_first:
+            image = ImageOps.exif_transpose(image).convert("RGB")
         image = pad(image)
         width, height = image.size
         if width <= height:

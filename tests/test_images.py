@@ -1,9 +1,13 @@
-"""Preprocessing on drawn images; the published sizes worked out by hand."""
+"""Preprocessing on drawn images; the published sizes by hand, and to the bit torchvision's."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torchvision_reference
+from PIL import Image, ImageOps
 
 from qure_lib.images import CLIP_MEAN, CLIP_STD, TargetPad, image_transform, read_image
 
@@ -43,6 +47,60 @@ def test_mirroring_commutes_with_the_transform():
     transform = image_transform(32)
     mirrored = transform(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     torch.testing.assert_close(mirrored, transform(image).flip(2), atol=0.05, rtol=0)
+
+
+RECORDED = json.loads(
+    Path(__file__).with_name("data").joinpath("torchvision_0.29.1.json").read_text()
+)["cases"]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return torchvision_reference.cases()
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("case", RECORDED)
+def test_the_bits_are_those_of_torchvision(case, drawn, tmp_path):
+    (tmp_path / "image").write_bytes(drawn[case])
+    pixels = image_transform(224)(read_image(tmp_path / "image")).numpy()
+    expected = RECORDED[case]
+    got = torchvision_reference.as_recorded(pixels)
+    assert got["probes"] == expected["probes"]
+    assert got["sha256"] == expected["sha256"]
+
+
+def test_every_drawn_image_is_recorded(drawn):
+    assert set(drawn) == set(RECORDED)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "P-many-clear", "CMYK", "1", "turned-5-WEBP"])
+def test_converting_first_is_the_same_steps_on_an_upright_rgb_image(mode, drawn, tmp_path):
+    (tmp_path / "image").write_bytes(drawn[f"{mode} 33x90"])
+    image = read_image(tmp_path / "image")
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    converted = image_transform(224, convert_first=True)(image)
+    assert torch.equal(converted, image_transform(224)(upright))
+    assert torch.equal(converted, image_transform(224)(image)) == (mode == "L")
+
+
+def test_converting_first_turns_a_photograph_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    image = Image.new("RGB", (60, 60), "black")
+    image.paste("white", (0, 0, 60, 20))  # the top: on the right, once upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    stored = read_image(tmp_path / "turned.png")
+    upright = image_transform(32, convert_first=True)(stored)
+    assert upright[0, 16, 28] > 1 and upright[0, 16, 4] < 0
+    assert image_transform(32)(stored)[0, 16, 28] < 0
+
+
+def test_an_image_too_thin_to_pad_is_named(tmp_path):
+    Image.new("L", (1, 40_000)).save(tmp_path / "thin.png")
+    with pytest.raises(ValueError, match=r"thin\.png.*31999, 40000"):
+        image_transform(32)(read_image(tmp_path / "thin.png"))
 
 
 def test_broken_files_are_named(tmp_path):
