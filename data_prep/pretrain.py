@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import BertWordPieceTokenizer
-from tokenizers.processors import BertProcessing
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -26,7 +25,13 @@ from qure_lib.data import clean_caption, load_fashioniq, read_json
 from qure_lib.files import file_sha256, replacing
 from qure_lib.images import image_transform, read_image
 from qure_lib.losses import info_nce_loss
-from qure_lib.model import ModelConfig, QuReModel, relevance_scores, tokenize
+from qure_lib.model import (
+    ModelConfig,
+    QuReModel,
+    as_bert_tokenizer,
+    relevance_scores,
+    tokenize,
+)
 from qure_lib.runs import run_manifest, set_seed
 
 WORLD_SEED = 1  # the notebooks' world is drawn from seed 0
@@ -57,13 +62,7 @@ def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
         special_tokens=special,
         show_progress=False,
     )
-    tokenizer = wordpiece._tokenizer
-    tokenizer.post_processor = BertProcessing(
-        *((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
-    names |= {"sep_token": "[SEP]", "mask_token": "[MASK]", "bos_token": "[DEC]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    return as_bert_tokenizer(wordpiece)
 
 
 def initialise(model: QuReModel) -> None:

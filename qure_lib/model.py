@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
 from transformers import (
     Blip2QFormerConfig,
     Blip2QFormerModel,
+    Blip2VisionConfig,
+    Blip2VisionModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedTokenizerFast,
@@ -27,6 +31,10 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from .data import clean_caption
 from .files import replacing
 from .images import CLIP_MEAN, CLIP_STD
+
+# BERT-uncased's vocabulary, before BLIP-2 adds [DEC] as its last token.
+BERT_TOKENS = 30_522
+BERT_SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,32 @@ class ClipEncoder(nn.Module):
         return self.tower(pixel_values=pixels).last_hidden_state
 
 
+class EvaEncoder(nn.Module):
+    """EVA's ViT-g as BLIP-2 uses it: (B, 3, H, W) pixels -> (B, P, C), before any final LayerNorm.
+
+    `transformers` keeps `ln_vision` inside this tower, as `post_layernorm`; here `QuReModel` has it
+    and the tower's own does nothing, or it would be applied twice.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tower = Blip2VisionModel(
+            Blip2VisionConfig(
+                image_size=config.image_size,
+                patch_size=config.patch_size,
+                hidden_size=config.vision_width,
+                intermediate_size=int(config.vision_width * 4.3637),  # 6,144 at 1,408
+                num_hidden_layers=config.vision_layers,
+                num_attention_heads=config.vision_heads,
+                initializer_range=0.02,  # the default, 1e-10, leaves every image the same features
+            )
+        )
+        self.tower.post_layernorm = nn.Identity()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.tower(pixel_values=pixels).last_hidden_state
+
+
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0, pretrained on ImageNet: its last feature map, 49 tokens x 1,280.
 
@@ -110,6 +144,7 @@ class EfficientNetLite0(nn.Module):
 # The one place to touch to add an encoder: config -> a module (B, 3, H, W) -> (B, P, C).
 ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "clip": ClipEncoder,
+    "eva": EvaEncoder,
     "efficientnet_lite0": EfficientNetLite0,
 }
 
@@ -225,16 +260,25 @@ class QuReModel(nn.Module):
         folder = Path(folder)
         settings = _read_config(folder / "config.json")
         weights = folder / "model.safetensors"
-        try:
-            state = load_file(weights)
-        except (FileNotFoundError, SafetensorError) as error:
-            raise ValueError(f"{weights} cannot be read ({error}); get or make it again") from error
+        state = read_safetensors(weights)
         try:
             model = cls(settings)
             model.load_state_dict(state, strict=True)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{weights} does not fit config.json beside it: {error}") from error
         return model
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor, on the CPU.
+
+    Raises:
+        ValueError: missing, truncated, or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); get or make it again") from error
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -267,6 +311,61 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if len(tokenizer) <= 5:
         raise ValueError(f"{path} holds only {len(tokenizer)} tokens; it is not a vocabulary")
     return tokenizer
+
+
+def bert_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """BERT-uncased's WordPiece tokenizer with BLIP-2's [DEC]: 30,523 tokens, [CLS] ... [SEP].
+
+    Built here from the vocabulary alone, so neither the settings beside it (a sentence encoder's
+    keeps a length of its own) nor a class of `transformers` can change how captions are cut.
+
+    Args:
+        folder: with BERT-uncased's vocab.txt (a token a line) or tokenizer.json; those of
+            bert-base-uncased, blip2-itm-vit-g and most BERT sentence encoders are the same.
+
+    Raises:
+        ValueError: no such file, or it does not hold BERT-uncased's 30,522 tokens.
+    """
+    vocabulary, path = _read_vocabulary(Path(folder))
+    if vocabulary.pop("[DEC]", BERT_TOKENS) != BERT_TOKENS or len(vocabulary) != BERT_TOKENS:
+        raise ValueError(
+            f"{path} holds {len(vocabulary):,} tokens; BERT-uncased has {BERT_TOKENS:,}, and [DEC] "
+            "may follow them: take the vocabulary of bert-base-uncased"
+        )
+    if set(vocabulary.values()) != set(range(BERT_TOKENS)):
+        raise ValueError(f"{path} gives a token twice; take the vocabulary of bert-base-uncased")
+    found = {token: vocabulary.get(token) for token in BERT_SPECIAL_IDS}
+    if found != BERT_SPECIAL_IDS:
+        raise ValueError(f"{path} is not BERT-uncased's: {found} should be {BERT_SPECIAL_IDS}")
+    wordpiece = BertWordPieceTokenizer(vocabulary, lowercase=True)
+    wordpiece.add_special_tokens(["[DEC]"])
+    return as_bert_tokenizer(wordpiece)
+
+
+def _read_vocabulary(folder: Path) -> tuple[dict[str, int], Path]:
+    """Token -> id, and the file that it comes from."""
+    text, packed = folder / "vocab.txt", folder / "tokenizer.json"
+    path = text if text.is_file() else packed
+    if not path.is_file():
+        raise ValueError(f"{folder} holds neither vocab.txt nor tokenizer.json of BERT-uncased")
+    try:
+        if path == packed:
+            return Tokenizer.from_file(str(packed)).get_vocab(), path
+        tokens = text.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        return {token: i for i, token in enumerate(tokens)}, path
+    except Exception as error:  # `tokenizers` raises bare exceptions
+        raise ValueError(f"{path} is not a vocabulary ({error}); get it again") from error
+
+
+def as_bert_tokenizer(wordpiece: BertWordPieceTokenizer) -> PreTrainedTokenizerFast:
+    """A WordPiece vocabulary with BERT's special tokens and [DEC] -> the tokenizer of captions."""
+    tokenizer = wordpiece._tokenizer
+    tokenizer.post_processor = BertProcessing(
+        *((token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]"))
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+    names |= {"sep_token": "[SEP]", "mask_token": "[MASK]", "bos_token": "[DEC]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def tokenize(

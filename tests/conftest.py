@@ -1,5 +1,6 @@
 """What tests share: no network, few threads, the repository's root, and tiny notebooks."""
 
+import json
 import os
 from pathlib import Path
 
@@ -25,6 +26,23 @@ def root() -> Path:
 def stage1() -> Path:
     """The mini model's stage-1 checkpoint, as shipped."""
     return ROOT / "data_prep" / "mini_stage1"
+
+
+@pytest.fixture(scope="session")
+def bert_captions() -> dict:
+    """Captions with the ids that the real BERT-uncased gives, and its ids of their tokens."""
+    return json.loads((ROOT / "tests/data/bert_uncased.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def bert_vocabulary(tmp_path_factory, bert_captions) -> Path:
+    """A stand-in for BERT-uncased's folder: the known tokens at their ids, the rest made up."""
+    tokens = [f"[unused{i}]" for i in range(30_522)]
+    for token, position in bert_captions["tokens"].items():
+        tokens[position] = token
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

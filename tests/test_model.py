@@ -1,12 +1,21 @@
 """The model: shapes, what is frozen, saving and strict loading."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from qure_lib.data import clean_caption
-from qure_lib.model import ModelConfig, QuReModel, load_tokenizer, tokenize
+from qure_lib.model import (
+    EvaEncoder,
+    ModelConfig,
+    QuReModel,
+    bert_tokenizer,
+    load_tokenizer,
+    tokenize,
+)
 
 TINY = ModelConfig(
     image_size=32,
@@ -58,6 +67,27 @@ def test_frozen_features_come_before_ln_vision(model):
     with torch.no_grad():
         model.ln_vision.weight.mul_(torch.linspace(0.1, 3, 32))
     assert (model.encode_image(features) - plain).abs().max() > 1e-3
+
+
+def test_eva_stops_before_the_layer_norm_that_transformers_ends_with():
+    torch.manual_seed(0)
+    encoder = EvaEncoder(replace(TINY, encoder="eva")).eval()
+    images = torch.randn(2, 3, 32, 32)
+    before = encoder(images)
+    assert before.shape == (2, 5, 32)
+    assert (before[0] - before[1]).abs().max() > 1e-3  # images differ: weights are not all but zero
+    encoder.tower.post_layernorm = nn.LayerNorm(32)
+    nn.init.constant_(encoder.tower.post_layernorm.weight, 2.0)
+    torch.testing.assert_close(encoder(images), 2 * nn.functional.layer_norm(before, (32,)))
+
+
+def test_eva_saves_what_it_loads_and_its_mlp_is_a_little_wider(tmp_path):
+    model = QuReModel(replace(TINY, encoder="eva", vision_width=88, vision_heads=1))
+    model.save(tmp_path / "model")
+    loaded = QuReModel.load(tmp_path / "model")
+    (mlp,) = (m for n, m in loaded.named_modules() if n.endswith("layers.0.mlp"))
+    assert mlp.fc1.out_features == 384  # 88 * 4.3637 = 384.006
+    assert not any("post_layernorm" in name for name in loaded.state_dict())
 
 
 def test_batching_changes_nothing(model):
@@ -141,3 +171,64 @@ def test_a_missing_or_empty_vocabulary_is_refused(stage1, tmp_path):
         (tmp_path / "tokenizer.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
             load_tokenizer(tmp_path)
+
+
+# --- BERT-uncased's tokenizer --------------------------------------------------------------------
+
+
+def pack(vocabulary, folder):
+    """The same tokens as tokenizer.json with [DEC], as `transformers` saves them."""
+    bert_tokenizer(vocabulary).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["vocab.txt", "tokenizer.json"])
+def test_captions_get_the_ids_of_the_real_bert(packed, bert_vocabulary, bert_captions, tmp_path):
+    folder = pack(bert_vocabulary, tmp_path) if packed else bert_vocabulary
+    tokenizer = bert_tokenizer(folder)
+    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.pad_token_id) == (30_523, 30_522, 0)
+    for caption, ids in bert_captions["captions"].items():
+        assert tokenize(tokenizer, [caption], 32)[0].tolist() == [ids], caption
+    ids, mask = tokenize(tokenizer, list(bert_captions["captions"]), 32)
+    assert mask.sum(dim=1).tolist() == [len(i) for i in bert_captions["captions"].values()]
+    assert (ids[mask == 0] == 0).all()
+
+
+def test_settings_saved_beside_a_vocabulary_change_nothing(bert_vocabulary, tmp_path):
+    folder = pack(bert_vocabulary, tmp_path)
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    cut = {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Left"}
+    saved["truncation"] = cut
+    saved["normalizer"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    captions = ["Is shiny and SILVER with shorter sleeves"]
+    expected = tokenize(bert_tokenizer(bert_vocabulary), captions, 32)[0]
+    assert tokenize(bert_tokenizer(folder), captions, 32)[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tokens: None, "neither vocab.txt nor tokenizer.json"),
+        (lambda tokens: [], "holds 1 tokens"),
+        (lambda tokens: tokens[:-1], r"holds 30,521 tokens.*bert-base-uncased"),
+        (lambda tokens: tokens + ["[more]"], "holds 30,523 tokens"),
+        (lambda tokens: tokens[:-1] + ["[PAD]"], "holds 30,521 tokens"),
+        (lambda tokens: tokens + ["[PAD]"], "a token twice"),
+        (lambda tokens: ["[DEC]"] + tokens[1:], "holds 30,521 tokens"),
+        (lambda tokens: tokens[1:] + tokens[:1], r"not BERT-uncased's: \{'\[PAD\]': 30521"),
+    ],
+)
+def test_another_vocabulary_is_refused(damage, message, bert_vocabulary, tmp_path):
+    tokens = (bert_vocabulary / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    if (damaged := damage(tokens)) is not None:
+        (tmp_path / "vocab.txt").write_text("\n".join(damaged), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        bert_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "tokenizer.json"])
+def test_a_file_that_is_no_vocabulary_is_named(file, tmp_path):
+    (tmp_path / file).write_bytes(b"\xff\xfe{")
+    with pytest.raises(ValueError, match=f"{file} is not a vocabulary"):
+        bert_tokenizer(tmp_path)
