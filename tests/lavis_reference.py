@@ -1,8 +1,9 @@
-"""The independent reference of the parity tests: QuRe on salesforce-lavis 1.0.2's Q-Former.
+"""The independent reference of the parity tests: QuRe on salesforce-lavis 1.0.2's own modules.
 
 LAVIS was written for transformers < 4.27, and importing it as a whole needs timm, fairscale,
-iopath and torchvision. Its Q-Former and its caption cleaning use none of them, so those two files
-alone are loaded here, and the stand-ins that this takes are gone again once they are.
+iopath and torchvision. Its Q-Former, its vision towers and its caption cleaning use next to nothing
+of them, so those files alone are loaded here, and the stand-ins that this takes are gone again once
+they are.
 """
 
 import importlib
@@ -10,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +23,10 @@ import transformers.modeling_utils
 from torch import Tensor, nn
 from transformers import BertConfig, pytorch_utils
 
+from qure_lib.checkpoints import rename_lavis
 from qure_lib.model import ModelConfig
+
+VOCAB = 50  # of the tiny models
 
 
 @contextmanager
@@ -98,8 +103,69 @@ def _import_caption_processor() -> type:
         return importlib.import_module("lavis.processors.blip_processors").BlipCaptionProcessor
 
 
+def _import_towers() -> tuple[ModuleType, ModuleType]:
+    """LAVIS's modules of CLIP's ViT-L and EVA's ViT-g."""
+    absent = (
+        *("timm", "timm.models", "timm.models.layers", "timm.models.registry"),
+        *("fairscale", "fairscale.nn", "fairscale.nn.checkpoint"),
+        "fairscale.nn.checkpoint.checkpoint_activations",
+        *("lavis.common", "lavis.common.dist_utils"),
+    )
+    stubs = {name: MagicMock() for name in absent}
+    stubs["timm.models.layers"].to_2tuple = lambda side: (side, side)
+    with _stand_ins(_bare_lavis() | stubs):
+        clip = importlib.import_module("lavis.models.clip_vit")
+        eva = importlib.import_module("lavis.models.eva_vit")
+    clip.LayerNorm = nn.LayerNorm  # its own computes in float32 whatever it is given
+    return clip, eva
+
+
 lavis_qformer = _import_qformer()
+lavis_clip, lavis_eva = _import_towers()
 LavisCaptionProcessor = _import_caption_processor()
+
+
+def tiny_config(encoder: str = "clip", num_tokens: int = 4) -> ModelConfig:
+    """Two heads everywhere, of the published widths: a checkpoint's shapes tell nothing of them."""
+    return ModelConfig(
+        encoder=encoder,
+        image_size=16,
+        patch_size=8,
+        vision_width=128 if encoder == "clip" else 176,
+        vision_layers=3,
+        vision_heads=2,
+        qformer_width=128,
+        qformer_layers=4,
+        qformer_heads=2,
+        num_query_tokens=num_tokens,
+        embedding_dim=16,
+        vocab_size=VOCAB,
+    )
+
+
+def make_tower(config: ModelConfig) -> nn.Module:
+    """LAVIS's vision tower: (B, 3, H, W) -> (B, P, C)."""
+    if config.encoder == "clip":
+        return lavis_clip.VisionTransformer(
+            input_resolution=config.image_size,
+            patch_size=config.patch_size,
+            width=config.vision_width,
+            layers=config.vision_layers + 1,  # it builds one fewer than it is told
+            heads=config.vision_heads,
+            use_grad_checkpointing=False,
+        )
+    return lavis_eva.VisionTransformer(  # as its create_eva_vit_g asks, but for sizes
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        use_mean_pooling=False,
+        embed_dim=config.vision_width,
+        depth=config.vision_layers,
+        num_heads=config.vision_heads,
+        mlp_ratio=4.3637,
+        qkv_bias=True,
+        drop_path_rate=0,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
 
 
 class LavisQuRe(nn.Module):
@@ -110,6 +176,7 @@ class LavisQuRe(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.visual_encoder = make_tower(config).requires_grad_(False)
         bert = BertConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.qformer_width,
@@ -136,8 +203,8 @@ class LavisQuRe(nn.Module):
         """Draw every weight, LayerNorms and query tokens too, so that no wrong path is hidden."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
-            mean = 1.0 if re.search(r"(LayerNorm|ln_vision)\.weight$", name) else 0.0
-            parameter.normal_(mean, 0.2, generator=generator)
+            mean = 1.0 if re.search(r"(LayerNorm|norm\d|ln_\w+)\.weight$", name) else 0.0
+            parameter.normal_(mean, 0.11, generator=generator)
         self.temp.fill_(0.3)
         return self
 
@@ -197,27 +264,7 @@ class LavisQuRe(nn.Module):
         return F.kl_div(log_probabilities, certain, reduction="batchmean")
 
 
-# METHOD section 4, first match wins; None drops the parameter.
-_RENAMES = (
-    (r"Qformer\.cls\..*|.*position_ids|itm_head\..*", None),
-    (r"Qformer\.bert\.embeddings\.LayerNorm\.", "qformer.layernorm."),
-    (r"Qformer\.bert\.embeddings\.", "embeddings."),
-    (
-        r"Qformer\.bert\.(encoder\.layer\.\d+\.(?:cross)?attention\.)self\.",
-        r"qformer.\1attention.",
-    ),
-    (r"Qformer\.bert\.encoder\.", "qformer.encoder."),
-    (r"temp$", "temperature"),
-)
-
-
 def to_qure_names(lavis: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename LAVIS's parameters (or their gradients) as `QuReModel` names them."""
-    return {new: value for name, value in lavis.items() if (new := _rename(name)) is not None}
-
-
-def _rename(name: str) -> str | None:
-    for pattern, replacement in _RENAMES:
-        if re.match(pattern, name):
-            return None if replacement is None else re.sub(pattern, replacement, name)
-    return name
+    """Name LAVIS's trained parameters (or their gradients) as `QuReModel` does."""
+    trained = {n: v for n, v in lavis.items() if not n.startswith("visual_encoder.")}
+    return {new: v for name, v in trained.items() if (new := rename_lavis(name)) is not None}
