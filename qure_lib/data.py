@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +22,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .layouts import (
+    CIRCO_FOLDERS,
+    CIRR_FOLDERS,
+    FASHIONIQ_FOLDERS,
+    SUFFIXES,
+    FoundImages,
+    find_by_id,
+    find_by_name,
+    list_fashioniq_images,
+)
+
 CATEGORIES = ("dress", "shirt", "toptee")  # FashionIQ's and SynthFashion's
 DESCRIBED = ("SynthFashion", "Photographs")  # data sets that know every image's attributes
 SPLITS = ("train", "val")
 CORPUS_CHOICES = ("original", "union", "targets")
+FASHIONIQ_LOOKS = f"as {', '.join(SUFFIXES)} in {', '.join(FASHIONIQ_FOLDERS)}, or a folder there"
 
 
 @dataclass(frozen=True)
@@ -76,12 +89,18 @@ class Corpus:
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Q triplets that rank one corpus of N images, for example FashionIQ's val shirts."""
+    """Q triplets that rank one corpus of N images, for example FashionIQ's val shirts.
+
+    `dropped_triplets` and `dropped_images` (of the corpus) count what was left out because files
+    are missing (`allow_missing`): unless both are 0, results are not the protocol's.
+    """
 
     name: str
     triplets: tuple[Triplet, ...]
     corpus: Corpus
     reference_paths: dict[str, Path]
+    dropped_triplets: int = 0
+    dropped_images: int = 0
 
     def __len__(self) -> int:
         return len(self.triplets)
@@ -162,18 +181,51 @@ def read_json(path: Path, kind: type = list) -> Any:
     return content
 
 
+@dataclass(frozen=True)
+class _FileRule:
+    """What a loader does about image files that are missing."""
+
+    place: str  # root, name and split, for messages
+    images: bool
+    allow_missing: bool
+    looked_in: str
+
+    def missing(self, found: FoundImages) -> frozenset[str]:
+        """The images to drop.
+
+        Raises:
+            ValueError: files are missing and none may be.
+        """
+        if not self.images:
+            return frozenset()
+        if found.missing and not self.allow_missing:
+            first = next(found.paths[i] for i in found.paths if i in found.missing)
+            raise ValueError(
+                f"{self.place}: {len(found.missing)} image files are missing, the first is {first} "
+                f"(looked for {self.looked_in}). Put them there, draw SynthFashion with "
+                "`make data`, or leave out what needs them with allow_missing=True."
+            )
+        return found.missing
+
+
 def load_fashioniq(
-    root: str | Path, split: str, corpus: str = "original", images: bool = True
+    root: str | Path,
+    split: str,
+    corpus: str = "original",
+    images: bool = True,
+    allow_missing: bool = False,
 ) -> dict[str, QuerySet]:
     """Load FashionIQ, or any data set on disk in its layout (SynthFashion), by category.
 
     Args:
-        root: folder with captions/, image_splits/ and images/ (.png, or .jpg throughout).
+        root: folder with captions/, image_splits/ and the images in any layout of `layouts`.
         split: "train" or "val".
         corpus: "original" split (METHOD section 6), the "union" of candidates and targets
             (a second protocol, never put beside the first), or the "targets" alone (the
             release's pool of training negatives).
-        images: False reads the annotations alone and does not look for image files.
+        images: False asks for the annotations alone, not for image files.
+        allow_missing: drop triplets and corpus images whose files are missing, warn by how many,
+            and count them in the QuerySet.
 
     Raises:
         ValueError: a file is missing or broken, an entry lacks a key, an id is in no split list,
@@ -183,10 +235,19 @@ def load_fashioniq(
     _check_split(split, SPLITS)
     if corpus not in CORPUS_CHOICES:
         raise ValueError(f"corpus must be one of {CORPUS_CHOICES}, not {corpus!r}")
-    return {c: _load_category(root, c, split, corpus, images) for c in find_categories(root)}
+    files, sets = list_fashioniq_images(root), {}
+    for category in find_categories(root):
+        triplets, chosen = _read_category(root, category, split, corpus)
+        found = find_by_id(root, files, [*chosen, *(t.reference for t in triplets)])
+        rule = _FileRule(f"{root}, {category} {split}", images, allow_missing, FASHIONIQ_LOOKS)
+        sets[category] = _query_set(category, triplets, chosen, found, rule)
+    return sets
 
 
-def _load_category(root: Path, category: str, split: str, corpus: str, images: bool) -> QuerySet:
+def _read_category(
+    root: Path, category: str, split: str, corpus: str
+) -> tuple[tuple[Triplet, ...], list[str]]:
+    """The triplets of a category and the ids of its corpus."""
     split_file = root / "image_splits" / f"split.{category}.{split}.json"
     caption_file = root / "captions" / f"cap.{category}.{split}.json"
     listed = _read_ids(split_file)
@@ -199,17 +260,7 @@ def _load_category(root: Path, category: str, split: str, corpus: str, images: b
         "union": list(dict.fromkeys(references + targets)),
         "targets": targets,
     }[corpus]
-    ids = list(dict.fromkeys(chosen + references))
-    suffix = "jpg" if ids and Path(root, "images", f"{ids[0]}.jpg").is_file() else "png"
-    paths = {i: root / "images" / f"{i}.{suffix}" for i in ids}
-    if images:
-        _check_files(paths.values(), root)
-    return QuerySet(
-        name=category,
-        triplets=triplets,
-        corpus=Corpus(tuple(chosen), tuple(paths[i] for i in chosen)),
-        reference_paths={i: paths[i] for i in references},
-    )
+    return triplets, chosen
 
 
 def _read_ids(path: Path) -> list[str]:
@@ -265,13 +316,42 @@ def _check_listed(
                 )
 
 
-def _check_files(paths: Any, root: Path) -> None:
-    missing = [p for p in paths if not p.is_file()]
+def _query_set(
+    name: str,
+    triplets: tuple[Triplet, ...],
+    corpus: list[str],
+    found: FoundImages,
+    rule: _FileRule,
+) -> QuerySet:
+    """Triplets over the images of `corpus`, without what needs a file that is missing.
+
+    A triplet needs its reference and its target, in CIRR all of its group and in CIRCO all of its
+    ground truths: over some of them its metrics would measure something else.
+    """
+    missing = rule.missing(found)
+    kept = tuple(
+        t
+        for t in triplets
+        if missing.isdisjoint((t.reference, t.target, *t.group, *t.ground_truths))
+    )
+    ids = tuple(i for i in corpus if i not in missing)
     if missing:
-        raise ValueError(
-            f"{root}: {len(missing)} image files are missing, the first is {missing[0]}. "
-            "Put them there, or draw SynthFashion with `make data`."
+        warnings.warn(
+            f"{rule.place}: {len(kept)} of {len(triplets)} triplets and {len(ids)} of "
+            f"{len(corpus)} corpus images are kept, files of the rest are missing; "
+            "results on them are not the protocol's and stand beside no published number",
+            stacklevel=3,
         )
+    if triplets and not kept:
+        raise ValueError(f"{rule.place}: no triplet is left; put more images there")
+    return QuerySet(
+        name=name,
+        triplets=kept,
+        corpus=Corpus(ids, tuple(found.paths[i] for i in ids)),
+        reference_paths={t.reference: found.paths[t.reference] for t in kept},
+        dropped_triplets=len(triplets) - len(kept),
+        dropped_images=len(corpus) - len(ids),
+    )
 
 
 CIRR_KEYS = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
@@ -280,13 +360,18 @@ CIRCO_ANSWERS = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": l
 GROUP_SIZE = 6
 
 
-def load_cirr(root: str | Path, split: str = "val", images: bool = True) -> QuerySet:
+def load_cirr(
+    root: str | Path, split: str = "val", images: bool = True, allow_missing: bool = False
+) -> QuerySet:
     """Load CIRR, or any data set on disk in its layout (SynthFashion's cirr_like/).
 
     Args:
-        root: folder with captions/, image_splits/ and the images where the split list says.
+        root: folder with captions/, image_splits/ and the images where the split list says, there
+            or below img_raw/ or images/.
         split: "train", "val" or "test1" (whose queries have no target).
-        images: False reads the annotations alone and does not look for image files.
+        images: False asks for the annotations alone, not for image files.
+        allow_missing: drop corpus images whose files are missing and queries whose group lost one,
+            warn by how many, and count them in the QuerySet.
 
     Returns:
         Triplets with their `group`, over all images of the split.
@@ -299,11 +384,10 @@ def load_cirr(root: str | Path, split: str = "val", images: bool = True) -> Quer
     _check_split(split, ("train", "val", "test1"))
     caption_file = root / "captions" / f"cap.rc2.{split}.json"
     split_file = root / "image_splits" / f"split.rc2.{split}.json"
-    paths = {}
-    for image_id, name in read_json(split_file, dict).items():
+    names = read_json(split_file, dict)
+    for image_id, name in names.items():
         if not isinstance(name, str):
             raise ValueError(f"{split_file}, {image_id!r}: {name!r} is no path; get it again")
-        paths[image_id] = _normal(root / name)
     answers = {} if split == "test1" else {"target_hard": str}
     triplets = []
     for place, entry in _read_entries(caption_file, CIRR_KEYS | answers, "CIRR"):
@@ -316,18 +400,26 @@ def load_cirr(root: str | Path, split: str = "val", images: bool = True) -> Quer
             )
         query = str(entry["pairid"]), entry["reference"], entry["caption"], target
         triplets.append(Triplet(*query, "cirr", (entry["caption"],), group=group))
-    return _query_set("cirr", triplets, paths, (caption_file, split_file), images)
+    _check_answered(triplets, names, caption_file, split_file)
+    folders = [root / folder for folder in CIRR_FOLDERS]
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, f"in {_names(folders)}")
+    found = find_by_name(names, folders)
+    return _query_set("cirr", tuple(triplets), list(names), found, rule)
 
 
-def load_circo(root: str | Path, split: str = "val", images: bool = True) -> QuerySet:
+def load_circo(
+    root: str | Path, split: str = "val", images: bool = True, allow_missing: bool = False
+) -> QuerySet:
     """Load CIRCO, or any data set on disk in its layout (SynthFashion's circo_like/).
 
     Args:
-        root: folder with annotations/ and COCO2017_unlabeled/, which holds annotations/ (COCO's
-            image_info_unlabeled2017.json) and unlabeled2017/ (its images).
+        root: folder with annotations/, and with COCO's annotations/image_info_unlabeled2017.json
+            and its images, unlabeled2017/, both in COCO2017_unlabeled/ or here.
         split: "val" or "test" (whose queries have no target).
-        images: False does not look for image files; where COCO's list is missing too, the corpus
+        images: False does not ask for image files; where COCO's list is missing too, the corpus
             is only the images that this split's annotations name, too few to evaluate on.
+        allow_missing: drop corpus images whose files are missing and queries that lost their
+            reference or any ground truth, warn by how many, and count them in the QuerySet.
 
     Returns:
         Triplets with their `ground_truths`, `aspects` and `concept`, over COCO's unlabeled images.
@@ -338,10 +430,9 @@ def load_circo(root: str | Path, split: str = "val", images: bool = True) -> Que
             the target is no ground truth or the reference is one, or an image file is missing; the
             message names it.
     """
-    root, coco = Path(root), Path(root, "COCO2017_unlabeled")
+    root = Path(root)
     _check_split(split, ("val", "test"))
-    caption_file = root / "annotations" / f"{split}.json"
-    info_file = coco / "annotations" / "image_info_unlabeled2017.json"
+    caption_file, info_file = root / "annotations" / f"{split}.json", coco_list(root)
     answers = {} if split == "test" else CIRCO_ANSWERS
     triplets = []
     for place, entry in _read_entries(caption_file, CIRCO_KEYS | answers, "CIRCO"):
@@ -358,27 +449,35 @@ def load_circo(root: str | Path, split: str = "val", images: bool = True) -> Que
         query = str(entry["id"]), reference, caption, target, "circo", (caption,), ()
         triplets.append(Triplet(*query, truths, aspects, entry["shared_concept"]))
     if images or info_file.is_file():
-        paths = {i: _normal(coco / "unlabeled2017" / name) for i, name in _read_coco(info_file)}
+        names = dict(_read_coco(info_file))
     else:
         named = chain.from_iterable((t.reference, *t.ground_truths) for t in triplets)
-        paths = {i: coco / "unlabeled2017" / f"{i:0>12}.jpg" for i in named}
-    return _query_set("circo", triplets, paths, (caption_file, info_file), images)
+        names = {i: f"{i:0>12}.jpg" for i in named}
+    _check_answered(triplets, names, caption_file, info_file)
+    folders = [root / folder / "unlabeled2017" for folder in CIRCO_FOLDERS]
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, f"in {_names(folders)}")
+    found = find_by_name(names, folders)
+    return _query_set("circo", tuple(triplets), list(names), found, rule)
 
 
-def _query_set(
-    name: str,
-    triplets: list[Triplet],
-    paths: dict[str, Path],
-    files: tuple[Path, Path],
-    images: bool,
-) -> QuerySet:
-    """Triplets over the images of `paths`, checked; files: of the captions and of the corpus."""
+def coco_list(root: str | Path) -> Path:
+    """Where COCO's list of its unlabeled images lies, or should, in CIRCO's folder."""
+    paths = [
+        Path(root, folder, "annotations", "image_info_unlabeled2017.json")
+        for folder in CIRCO_FOLDERS
+    ]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _names(folders: list[Path]) -> str:
+    return ", ".join(str(folder) for folder in folders)
+
+
+def _check_answered(
+    triplets: list[Triplet], names: dict[str, str], caption_file: Path, list_file: Path
+) -> None:
     untold = {""} if not any(t.target for t in triplets) else set()  # targets of a test split
-    _check_listed(tuple(triplets), paths.keys() | untold, *files)
-    if images:
-        _check_files(paths.values(), files[0].parents[1])
-    references = {t.reference: paths[t.reference] for t in triplets}
-    return QuerySet(name, tuple(triplets), Corpus(tuple(paths), tuple(paths.values())), references)
+    _check_listed(tuple(triplets), names.keys() | untold, caption_file, list_file)
 
 
 def _check_split(split: str, known: tuple[str, ...]) -> None:
@@ -412,11 +511,6 @@ def _strings(values: Any, kind: type) -> tuple[str, ...]:
     return tuple(map(str, values)) if whole else ()
 
 
-def _normal(path: Path) -> Path:
-    """The path without "..", which a folder that does not exist would break."""
-    return Path(os.path.normpath(path))
-
-
 def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> Tensor | None:
     """Exact graded relevance of every corpus image to every query, where the data set knows it.
 
@@ -432,6 +526,8 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
     if not path.parent.is_dir():
         return None
     wanted = [entry.get("wanted", {}) for entry in read_json(path)]
+    if query_set.dropped_triplets and len(wanted) == len(query_set) + query_set.dropped_triplets:
+        wanted = [wanted[int(t.query_id.rpartition("/")[2])] for t in query_set.triplets]
     file = f"{dataset_name(root).lower()}.json"
     known = read_json(Path(root, file), dict).get("images", {})
     images = [known.get(i, {}) for i in query_set.corpus.image_ids]
@@ -620,6 +716,24 @@ def load_hp_fashioniq(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise ValueError(f"{path} holds no participant; get the file again")
     return pd.DataFrame(rows)
+
+
+def find_hp_fashioniq_images(judged: pd.DataFrame, root: str | Path) -> dict[str, Path]:
+    """Image id -> file of what scoring HP-FashionIQ's sets takes: references and sets, no targets.
+
+    Args:
+        judged: of `load_hp_fashioniq`.
+        root: FashionIQ's folder (they are its val images), in any layout of `layouts`.
+
+    Raises:
+        ValueError: files are missing; the message names the first.
+    """
+    ids = dict.fromkeys(judged["reference"]) | dict.fromkeys(
+        chain.from_iterable((*judged["set_1"], *judged["set_2"]))
+    )
+    found = find_by_id(root, list_fashioniq_images(root), ids)
+    _FileRule(f"{root}, HP-FashionIQ", True, False, FASHIONIQ_LOOKS).missing(found)
+    return found.paths
 
 
 def _read_judgements(questions: Any, place: str) -> list[dict[str, Any]]:

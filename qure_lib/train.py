@@ -95,16 +95,20 @@ class TrainingData:
         return evaluate_cirr(retriever, queries, memory).assign(category=category)
 
 
-def load_training_data(root: str | Path) -> TrainingData:
+def load_training_data(root: str | Path, allow_missing: bool = False) -> TrainingData:
     """FashionIQ's or CIRR's layout at `root`, by the published protocol (METHOD sections 3 and 6).
 
     FashionIQ's negatives come from the same category's train targets, CIRR's from all its train
     images. FashionIQ's val ranks the original split; CIRR's all val images, the reference removed.
+    With `allow_missing`, without what needs an image file that is missing (the loaders say by how
+    much).
     """
     if Path(root, "captions", "cap.rc2.train.json").is_file():
-        train, val = ({"cirr": load_cirr(root, split)} for split in SPLITS)
+        splits = [load_cirr(root, split, allow_missing=allow_missing) for split in SPLITS]
+        train, val = ({"cirr": queries} for queries in splits)
         return TrainingData(train, val, {"cirr": None}, protocol="cirr")
-    train, val = load_fashioniq(root, "train", corpus="targets"), load_fashioniq(root, "val")
+    train = load_fashioniq(root, "train", corpus="targets", allow_missing=allow_missing)
+    val = load_fashioniq(root, "val", allow_missing=allow_missing)
     relevance = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
     val_relevance = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
     return TrainingData(train, val, relevance, val_relevance)
