@@ -17,7 +17,6 @@ import os
 import random
 import re
 import shutil
-import urllib.request
 from collections import Counter
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -27,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data_prep.download import Source, download
 from data_prep.pretrain import initialise, train_tokenizer
 from data_prep.synthfashion import PHRASES, join_wordings
 from qure_lib.data import SPLITS, load_fashioniq
@@ -90,10 +90,8 @@ def fetch(root: str | Path, home: str = HOME, rows: int | None = ROWS) -> Path:
         ValueError: another table than expected, or files that could not be had; names the first.
     """
     root, table = Path(root), Path(root, "images.csv")
-    if not re.match(r"https?://", home):
-        raise ValueError(f"{home!r} is no web address; write https://...")
     if not table.is_file():
-        download(f"{home}/images.csv", table)
+        download(Source(f"{home}/images.csv", largest=LARGEST), table)
     listed = read_table(root)
     if rows is not None and len(listed) != rows:
         raise ValueError(
@@ -114,33 +112,14 @@ def fetch(root: str | Path, home: str = HOME, rows: int | None = ROWS) -> Path:
     return root
 
 
-def download(url: str, path: Path) -> None:
-    """Write what a web address holds to a file, whole or not at all.
-
-    Raises:
-        OSError: no answer, or an error for one.
-        ValueError: a file that is larger than LARGEST or shorter than announced.
-    """
-    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310, fetch checks the scheme
-        announced = answer.headers.get("Content-Length")
-        content = answer.read(LARGEST + 1)
-    if len(content) > LARGEST or (announced and int(announced) != len(content)):
-        raise ValueError(f"{url}: {len(content)} bytes, {announced} announced")
-    with replacing(path) as scratch:
-        scratch.write_bytes(content)
-
-
-def _fetch_photograph(home: str, path: Path, tries: int = 3) -> str | None:
+def _fetch_photograph(home: str, path: Path) -> str | None:
     """Download one photograph and look whether it decodes. Returns what went wrong, if anything."""
-    for attempt in range(tries):
-        try:
-            download(f"{home}/images/{path.name}", path)
-            read_image(path)
-            return None
-        except (OSError, ValueError) as error:
-            path.unlink(missing_ok=True)
-            if attempt == tries - 1:
-                return f"{path.name}: {error}"
+    try:
+        download(Source(f"{home}/images/{path.name}", largest=LARGEST), path)
+        read_image(path)
+    except (OSError, ValueError) as error:
+        path.unlink(missing_ok=True)
+        return f"{path.name}: {error}"
     return None
 
 
