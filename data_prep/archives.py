@@ -1,0 +1,147 @@
+"""Unpack archives that nobody vouches for: bounded, inside their folder, whole or not at all."""
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+BLOCK = 2**20  # bytes read at a time; no header of an archive is longer
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by first bytes
+DAMAGE = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+DAMAGE += (RuntimeError, NotImplementedError)  # zipfile's for passwords and unknown methods
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an archive may hold. COCO's largest has 123,403 files in 19 GB."""
+
+    files: int = 250_000
+    file_bytes: int = 256 * 2**20
+    all_bytes: int = 64 * 2**30
+    ratio: int = 100  # of what is written to the archive's own size; images hardly compress
+
+
+def unpack(archive: str | Path, folder: str | Path, bounds: Bounds | None = None) -> list[Path]:
+    """Unpack a zip or tar file (plain, gz, bz2, xz) into a folder.
+
+    Files get the permissions of new files, whatever the archive says.
+
+    Returns:
+        What now lies in the folder: the archive's top files and folders.
+
+    Raises:
+        ValueError: the archive is missing, damaged, protected by a password or beyond the bounds;
+            it holds a link, a device, a path that leaves the folder, or a name twice; or the
+            folder has one of its names already. Nothing is left of it then.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if not archive.is_file():
+        raise ValueError(f"{archive} is missing; name a zip or tar file")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacking.", dir=folder) as scratch:
+        try:
+            is_zip = zipfile.is_zipfile(archive)
+            members = _zip_members(archive) if is_zip else _tar_members(archive)
+            _write(members, archive, Path(scratch), bounds or Bounds())
+        except DAMAGE as error:
+            raise ValueError(f"{archive} cannot be unpacked ({error}); get it again") from error
+        return _move(Path(scratch), folder, archive)
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """(name, content) of each member, None for a folder's."""
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{archive}: {info.filename!r} is a link or a device; refused")
+            if info.is_dir():
+                yield info.filename, None
+            else:
+                with opened.open(info) as content:
+                    yield info.filename, content
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with open(archive, "rb") as stream:
+        start = stream.read(8)
+    opener = next((o for magic, o in OPENERS.items() if start.startswith(magic)), open)
+    with opener(archive, "rb") as plain:
+        guarded = _Guarded(plain)
+        with tarfile.open(fileobj=guarded, mode="r:") as opened:
+            for member in opened:
+                if not (member.isfile() or member.isdir()):
+                    raise ValueError(f"{archive}: {member.name!r} is a link or a device; refused")
+                yield member.name, opened.extractfile(member)
+        if not guarded.last:
+            raise EOFError("cut short between two files")
+        plain.read(BLOCK)  # to the end, where gzip and xz keep their checksums
+
+
+class _Guarded:
+    """A stream that gives at most BLOCK bytes at a time: tarfile reads a header whole."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.seek, self.tell, self.last = stream, stream.seek, stream.tell, b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= BLOCK:
+            raise ValueError(f"{self.stream.name}: a header of {size} bytes; refused")
+        self.last = self.stream.read(size)
+        return self.last
+
+
+def _write(
+    members: Iterator[tuple[str, IO[bytes] | None]], archive: Path, scratch: Path, bounds: Bounds
+) -> None:
+    """Write every member below scratch, counting what is written, not what is announced."""
+    most = min(bounds.all_bytes, max(bounds.ratio * archive.stat().st_size, BLOCK))
+    total = 0
+    for number, (name, content) in enumerate(members, start=1):
+        if number > bounds.files:
+            raise ValueError(f"{archive} holds more than {bounds.files} files; refused")
+        path = scratch / _safe(name, archive)
+        (path.parent if content else path).mkdir(parents=True, exist_ok=True)
+        if content is None:
+            continue
+        written = 0
+        with open(path, "xb") as stream:
+            while block := content.read(BLOCK):
+                written, total = written + len(block), total + len(block)
+                if written > bounds.file_bytes or total > most:
+                    raise ValueError(
+                        f"{archive}: {name!r} brings it beyond {bounds.file_bytes} bytes a file, "
+                        f"or {most} bytes in all ({bounds.ratio} times its size); refused"
+                    )
+                stream.write(block)
+
+
+def _safe(name: str, archive: Path) -> PurePosixPath:
+    """A member's path, if it stays inside the folder on any system."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00]", name):
+        raise ValueError(f"{archive}: the path {name!r} could leave the folder; refused")
+    return path
+
+
+def _move(scratch: Path, folder: Path, archive: Path) -> list[Path]:
+    tops = sorted(scratch.iterdir())
+    taken = [top.name for top in tops if os.path.lexists(folder / top.name)]
+    if taken:
+        raise ValueError(
+            f"{archive}: {folder} has {', '.join(taken[:3])} already; move it away, or name "
+            "another folder"
+        )
+    for top in tops:
+        os.rename(top, folder / top.name)
+    return [folder / top.name for top in tops]
