@@ -384,10 +384,7 @@ def load_cirr(
     _check_split(split, ("train", "val", "test1"))
     caption_file = root / "captions" / f"cap.rc2.{split}.json"
     split_file = root / "image_splits" / f"split.rc2.{split}.json"
-    names = read_json(split_file, dict)
-    for image_id, name in names.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{split_file}, {image_id!r}: {name!r} is no path; get it again")
+    found = find_cirr_images(root, split)
     answers = {} if split == "test1" else {"target_hard": str}
     triplets = []
     for place, entry in _read_entries(caption_file, CIRR_KEYS | answers, "CIRR"):
@@ -400,11 +397,24 @@ def load_cirr(
             )
         query = str(entry["pairid"]), entry["reference"], entry["caption"], target
         triplets.append(Triplet(*query, "cirr", (entry["caption"],), group=group))
-    _check_answered(triplets, names, caption_file, split_file)
-    folders = [root / folder for folder in CIRR_FOLDERS]
-    rule = _FileRule(f"{root}, {split}", images, allow_missing, f"in {_names(folders)}")
-    found = find_by_name(names, folders)
-    return _query_set("cirr", tuple(triplets), list(names), found, rule)
+    _check_answered(triplets, found, caption_file, split_file)
+    looked_in = f"below {', '.join(str(root / folder) for folder in CIRR_FOLDERS)}"
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
+    return _query_set("cirr", tuple(triplets), list(found.paths), found, rule)
+
+
+def find_cirr_images(root: str | Path, split: str) -> FoundImages:
+    """The images of CIRR's split list, in its order.
+
+    Raises:
+        ValueError: the list is missing or broken; the message names the entry.
+    """
+    split_file = Path(root, "image_splits", f"split.rc2.{split}.json")
+    names = read_json(split_file, dict)
+    for image_id, name in names.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{split_file}, {image_id!r}: {name!r} is no path; get it again")
+    return find_by_name(names, [Path(root, folder) for folder in CIRR_FOLDERS])
 
 
 def load_circo(
@@ -449,15 +459,27 @@ def load_circo(
         query = str(entry["id"]), reference, caption, target, "circo", (caption,), ()
         triplets.append(Triplet(*query, truths, aspects, entry["shared_concept"]))
     if images or info_file.is_file():
-        names = dict(_read_coco(info_file))
+        found = find_circo_images(root)
     else:
         named = chain.from_iterable((t.reference, *t.ground_truths) for t in triplets)
-        names = {i: f"{i:0>12}.jpg" for i in named}
-    _check_answered(triplets, names, caption_file, info_file)
-    folders = [root / folder / "unlabeled2017" for folder in CIRCO_FOLDERS]
-    rule = _FileRule(f"{root}, {split}", images, allow_missing, f"in {_names(folders)}")
-    found = find_by_name(names, folders)
-    return _query_set("circo", tuple(triplets), list(names), found, rule)
+        found = _find_coco({i: f"{i:0>12}.jpg" for i in named}, root)
+    _check_answered(triplets, found, caption_file, info_file)
+    looked_in = f"in unlabeled2017/ below {', '.join(str(root / f) for f in CIRCO_FOLDERS)}"
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
+    return _query_set("circo", tuple(triplets), list(found.paths), found, rule)
+
+
+def find_circo_images(root: str | Path) -> FoundImages:
+    """The images of COCO's list in CIRCO's folder, in its order.
+
+    Raises:
+        ValueError: the list is missing or broken; the message names the entry.
+    """
+    return _find_coco(dict(_read_coco(coco_list(root))), root)
+
+
+def _find_coco(names: dict[str, str], root: str | Path) -> FoundImages:
+    return find_by_name(names, [Path(root, folder, "unlabeled2017") for folder in CIRCO_FOLDERS])
 
 
 def coco_list(root: str | Path) -> Path:
@@ -469,15 +491,11 @@ def coco_list(root: str | Path) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _names(folders: list[Path]) -> str:
-    return ", ".join(str(folder) for folder in folders)
-
-
 def _check_answered(
-    triplets: list[Triplet], names: dict[str, str], caption_file: Path, list_file: Path
+    triplets: list[Triplet], found: FoundImages, caption_file: Path, list_file: Path
 ) -> None:
     untold = {""} if not any(t.target for t in triplets) else set()  # targets of a test split
-    _check_listed(tuple(triplets), names.keys() | untold, caption_file, list_file)
+    _check_listed(tuple(triplets), found.paths.keys() | untold, caption_file, list_file)
 
 
 def _check_split(split: str, known: tuple[str, ...]) -> None:
@@ -728,12 +746,15 @@ def find_hp_fashioniq_images(judged: pd.DataFrame, root: str | Path) -> dict[str
     Raises:
         ValueError: files are missing; the message names the first.
     """
-    ids = dict.fromkeys(judged["reference"]) | dict.fromkeys(
-        chain.from_iterable((*judged["set_1"], *judged["set_2"]))
-    )
-    found = find_by_id(root, list_fashioniq_images(root), ids)
+    found = find_by_id(root, list_fashioniq_images(root), scored_images(judged))
     _FileRule(f"{root}, HP-FashionIQ", True, False, FASHIONIQ_LOOKS).missing(found)
     return found.paths
+
+
+def scored_images(judged: pd.DataFrame) -> list[str]:
+    """Ids of what scoring takes: references and both sets' images, not targets."""
+    sets = chain.from_iterable((*judged["set_1"], *judged["set_2"]))
+    return list(dict.fromkeys([*judged["reference"], *sets]))
 
 
 def _read_judgements(questions: Any, place: str) -> list[dict[str, Any]]:

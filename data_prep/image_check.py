@@ -1,0 +1,105 @@
+"""Look at image files on all cores: missing, empty, truncated, undecodable, or no image at all."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+FORMATS = {  # what an image may be, by suffix; nothing else is decoded (an EPS file is a program)
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF",
+}  # fmt: skip
+HARMLESS = "is a "  # how what a decoder does not mind begins: another format than the suffix says
+CHUNK = 64  # files a worker takes at once
+Look = Callable[[str], str]
+
+
+def look_at(path: str) -> str:
+    """What is wrong with an image file, "" for nothing. Decodes all of it."""
+    try:
+        if os.stat(path).st_size == 0:
+            return "empty (0 bytes)"
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+            image.load()
+            found = {"MPO": "JPEG"}.get(image.format, image.format)
+    except FileNotFoundError:
+        return "missing"
+    except UnidentifiedImageError:
+        return _name_content(path)
+    except Image.DecompressionBombError:
+        return "absurdly large"
+    except Exception as error:  # decoders raise what they like on damaged files
+        return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
+    suffix = os.path.splitext(path)[1].lower()
+    return "" if FORMATS.get(suffix) == found else f"{HARMLESS}{found} by its content"
+
+
+def _name_content(path: str) -> str:
+    with open(path, "rb") as stream:
+        start = stream.read(512).lstrip().lower()
+    page = start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
+    return "a web page, not an image" if page else "not an image"
+
+
+def look_at_all(
+    paths: Sequence[str], workers: int | None = None, look: Look = look_at
+) -> dict[str, str]:
+    """Look at many files at once.
+
+    A file that kills the worker that decodes it is found and named, and the others are looked at
+    all the same.
+
+    Args:
+        workers: processes; None for one a core.
+
+    Returns:
+        What is wrong, by path, of the files where something is.
+    """
+    problems: dict[str, str] = {}
+    workers = min(workers or os.cpu_count() or 1, max(1, len(paths) // CHUNK))
+    waiting = deque(paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+    with tqdm(total=len(paths), desc="images", unit="file", mininterval=1.0) as bar:
+
+        def finish(chunk: Sequence[str], found: list[str]) -> None:
+            problems.update({path: text for path, text in zip(chunk, found, strict=True) if text})
+            bar.update(len(chunk))
+
+        while waiting:
+            suspects = _work(waiting, workers, look, finish)
+            singly = deque([path] for chunk in suspects for path in chunk)
+            while singly:
+                for chunk in _work(singly, 1, look, finish):
+                    finish(chunk, ["kills the process that decodes it"])
+    return problems
+
+
+def _work(
+    waiting: deque[Sequence[str]],
+    workers: int,
+    look: Look,
+    finish: Callable[[Sequence[str], list[str]], None],
+) -> list[Sequence[str]]:
+    """Look until nothing waits or a worker dies. Returns the chunks that were under way then."""
+    under_way: dict[Future, Sequence[str]] = {}
+    ahead = workers * 2 if workers > 1 else 1
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < ahead:
+                    under_way[pool.submit(_look_at_each, look, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    finish(under_way[future], future.result())
+                    del under_way[future]
+        except BrokenProcessPool:
+            pass
+    return list(under_way.values())
+
+
+def _look_at_each(look: Look, paths: Sequence[str]) -> list[str]:
+    return [look(path) for path in paths]
