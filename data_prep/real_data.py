@@ -150,8 +150,13 @@ def check(
 
     Returns:
         The problems; those of `HARMLESS` kind (a JPEG named .png) are no faults.
+
+    Raises:
+        ValueError: root is no folder.
     """
     root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder; `fetch` makes it")
     problems = list(_check_pins(data, root))
     problems += _check_counts(data, root, {p.file for p in problems})
     if images:

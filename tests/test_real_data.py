@@ -206,6 +206,12 @@ def test_another_format_alone_is_a_note(small, capsys):
     assert "no problems, and 1 notes" in capsys.readouterr().out
 
 
+def test_a_folder_that_is_not_there_is_not_made(small, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is no folder; `fetch` makes it"):
+        real_data.check(small[0], tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_missing_annotation_file_is_one_problem(small):
     data, source, *_ = small
     (source / "captions/cap.rc2.val.json").unlink()
