@@ -385,9 +385,16 @@ def load_cirr(
     caption_file = root / "captions" / f"cap.rc2.{split}.json"
     split_file = root / "image_splits" / f"split.rc2.{split}.json"
     found = find_cirr_images(root, split)
-    answers = {} if split == "test1" else {"target_hard": str}
+    triplets = _read_cirr(caption_file, {} if split == "test1" else {"target_hard": str})
+    _check_answered(triplets, found, caption_file, split_file)
+    looked_in = f"below {', '.join(str(root / folder) for folder in CIRR_FOLDERS)}"
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
+    return _query_set("cirr", tuple(triplets), list(found.paths), found, rule)
+
+
+def _read_cirr(path: Path, answers: dict[str, type]) -> list[Triplet]:
     triplets = []
-    for place, entry in _read_entries(caption_file, CIRR_KEYS | answers, "CIRR"):
+    for place, entry in _read_entries(path, CIRR_KEYS | answers, "CIRR"):
         target = entry["target_hard"] if answers else ""
         group = _strings(entry["img_set"].get("members"), str)
         if len(set(group)) != GROUP_SIZE or not {entry["reference"], target} <= {*group, ""}:
@@ -397,10 +404,7 @@ def load_cirr(
             )
         query = str(entry["pairid"]), entry["reference"], entry["caption"], target
         triplets.append(Triplet(*query, "cirr", (entry["caption"],), group=group))
-    _check_answered(triplets, found, caption_file, split_file)
-    looked_in = f"below {', '.join(str(root / folder) for folder in CIRR_FOLDERS)}"
-    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
-    return _query_set("cirr", tuple(triplets), list(found.paths), found, rule)
+    return triplets
 
 
 def find_cirr_images(root: str | Path, split: str) -> FoundImages:
@@ -443,9 +447,21 @@ def load_circo(
     root = Path(root)
     _check_split(split, ("val", "test"))
     caption_file, info_file = root / "annotations" / f"{split}.json", coco_list(root)
-    answers = {} if split == "test" else CIRCO_ANSWERS
+    triplets = _read_circo(caption_file, {} if split == "test" else CIRCO_ANSWERS)
+    if images or info_file.is_file():
+        found = find_circo_images(root)
+    else:
+        named = chain.from_iterable((t.reference, *t.ground_truths) for t in triplets)
+        found = _find_coco({i: f"{i:0>12}.jpg" for i in named}, root)
+    _check_answered(triplets, found, caption_file, info_file)
+    looked_in = f"in unlabeled2017/ below {', '.join(str(root / f) for f in CIRCO_FOLDERS)}"
+    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
+    return _query_set("circo", tuple(triplets), list(found.paths), found, rule)
+
+
+def _read_circo(path: Path, answers: dict[str, type]) -> list[Triplet]:
     triplets = []
-    for place, entry in _read_entries(caption_file, CIRCO_KEYS | answers, "CIRCO"):
+    for place, entry in _read_entries(path, CIRCO_KEYS | answers, "CIRCO"):
         reference, caption = str(entry["reference_img_id"]), entry["relative_caption"]
         target, truths, aspects = "", (), ()
         if answers:
@@ -458,15 +474,7 @@ def load_circo(
                 )
         query = str(entry["id"]), reference, caption, target, "circo", (caption,), ()
         triplets.append(Triplet(*query, truths, aspects, entry["shared_concept"]))
-    if images or info_file.is_file():
-        found = find_circo_images(root)
-    else:
-        named = chain.from_iterable((t.reference, *t.ground_truths) for t in triplets)
-        found = _find_coco({i: f"{i:0>12}.jpg" for i in named}, root)
-    _check_answered(triplets, found, caption_file, info_file)
-    looked_in = f"in unlabeled2017/ below {', '.join(str(root / f) for f in CIRCO_FOLDERS)}"
-    rule = _FileRule(f"{root}, {split}", images, allow_missing, looked_in)
-    return _query_set("circo", tuple(triplets), list(found.paths), found, rule)
+    return triplets
 
 
 def find_circo_images(root: str | Path) -> FoundImages:
