@@ -10,6 +10,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +165,8 @@ def read_json(path: Path, kind: type = list) -> Any:
     """Parse a JSON file whose top level is `kind`.
 
     Raises:
-        ValueError: missing, truncated, not UTF-8, or another type at the top.
+        ValueError: missing, truncated, not UTF-8, absurdly nested, an object with a key twice, or
+            another type at the top.
     """
     path = Path(path)
     if not path.is_file():
@@ -173,11 +175,20 @@ def read_json(path: Path, kind: type = list) -> Any:
             "folder that it was unpacked to (FashionIQ's holds captions/ and image_splits/)."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_distinct_keys)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): truncated? Get it again.") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path}: expected a {kind.__name__}, found {type(content).__name__}")
+    return content
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r} is there twice")
     return content
 
 
@@ -358,6 +369,11 @@ CIRR_KEYS = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
 CIRCO_KEYS = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
 CIRCO_ANSWERS = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list}
 GROUP_SIZE = 6
+CIRCO_PROMPTS = {  # around CIRCO's relative caption
+    "caption": "{caption}",  # as annotated
+    "released": "a photo of $ that {caption}",  # the release keeps a literal $
+    "repaired": "a photo of {concept} that {caption}",  # the shared concept in its place
+}
 
 
 def load_cirr(
@@ -422,7 +438,11 @@ def find_cirr_images(root: str | Path, split: str) -> FoundImages:
 
 
 def load_circo(
-    root: str | Path, split: str = "val", images: bool = True, allow_missing: bool = False
+    root: str | Path,
+    split: str = "val",
+    images: bool = True,
+    allow_missing: bool = False,
+    prompt: str = "caption",
 ) -> QuerySet:
     """Load CIRCO, or any data set on disk in its layout (SynthFashion's circo_like/).
 
@@ -434,6 +454,9 @@ def load_circo(
             is only the images that this split's annotations name, too few to evaluate on.
         allow_missing: drop corpus images whose files are missing and queries that lost their
             reference or any ground truth, warn by how many, and count them in the QuerySet.
+        prompt: a key of CIRCO_PROMPTS, what the model reads. METHOD section 6 says that the
+            release keeps a literal "$" and drops the shared concept; the words around them are
+            our reading of it.
 
     Returns:
         Triplets with their `ground_truths`, `aspects` and `concept`, over COCO's unlabeled images.
@@ -446,8 +469,10 @@ def load_circo(
     """
     root = Path(root)
     _check_split(split, ("val", "test"))
+    if prompt not in CIRCO_PROMPTS:
+        raise ValueError(f"prompt must be one of {sorted(CIRCO_PROMPTS)}, not {prompt!r}")
     caption_file, info_file = root / "annotations" / f"{split}.json", coco_list(root)
-    triplets = _read_circo(caption_file, {} if split == "test" else CIRCO_ANSWERS)
+    triplets = _read_circo(caption_file, {} if split == "test" else CIRCO_ANSWERS, prompt)
     if images or info_file.is_file():
         found = find_circo_images(root)
     else:
@@ -459,7 +484,7 @@ def load_circo(
     return _query_set("circo", tuple(triplets), list(found.paths), found, rule)
 
 
-def _read_circo(path: Path, answers: dict[str, type]) -> list[Triplet]:
+def _read_circo(path: Path, answers: dict[str, type], prompt: str) -> list[Triplet]:
     triplets = []
     for place, entry in _read_entries(path, CIRCO_KEYS | answers, "CIRCO"):
         reference, caption = str(entry["reference_img_id"]), entry["relative_caption"]
@@ -472,8 +497,10 @@ def _read_circo(path: Path, answers: dict[str, type]) -> list[Triplet]:
                     f"{place}: 'gt_img_ids' must be image ids with the target and without the "
                     f"reference, not {entry['gt_img_ids']}; get the file again"
                 )
-        query = str(entry["id"]), reference, caption, target, "circo", (caption,), ()
-        triplets.append(Triplet(*query, truths, aspects, entry["shared_concept"]))
+        concept = entry["shared_concept"]
+        words = CIRCO_PROMPTS[prompt].format(caption=caption, concept=concept)
+        query = str(entry["id"]), reference, words, target, "circo", (caption,), ()
+        triplets.append(Triplet(*query, truths, aspects, concept))
     return triplets
 
 

@@ -1,6 +1,7 @@
 """qure_lib.data: what is read, how captions are joined, and what each refusal says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,40 @@ def test_a_circo_query_has_its_ground_truths_and_ranks_all_of_coco(circo):
     assert triplet.caption == "has two dogs" and triplet.concept == "a dog"
     assert queries.corpus.image_ids == tuple("0123456")
     assert queries.corpus.paths[3].name == "000000000003.jpg" and queries.corpus.paths[3].is_file()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("caption", "has two dogs"),
+        ("released", "a photo of $ that has two dogs"),
+        ("repaired", "a photo of a dog that has two dogs"),
+    ],
+)
+def test_circos_prompt_as_released_and_repaired(circo, prompt, caption):
+    (triplet,) = data.load_circo(circo, prompt=prompt).triplets
+    assert triplet.caption == caption and triplet.phrases == ("has two dogs",)
+    assert replace(triplet, caption="has two dogs") == data.load_circo(circo).triplets[0]
+    with pytest.raises(ValueError, match="prompt must be one of .*'released'.*, not 'paper'"):
+        data.load_circo(circo, prompt="paper")
+
+
+def test_a_prompt_takes_captions_as_they_are(circo):
+    edit(
+        circo / "annotations" / "val.json", relative_caption="has {concept} $", shared_concept="{}"
+    )
+    caption = data.load_circo(circo, prompt="repaired").triplets[0].caption
+    assert caption == "a photo of {} that has {concept} $"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', "[" * 100_000, "[" + "9" * 5000 + "]", "[1", "\udcff"]
+)
+def test_json_that_cannot_be_meant_is_refused(tmp_path, text):
+    path = tmp_path / "file.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"file\.json is not valid JSON"):
+        data.read_json(path)
 
 
 def test_without_cocos_list_the_annotations_alone_name_the_corpus(circo):
