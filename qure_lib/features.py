@@ -57,7 +57,8 @@ def extract_features(
     """Encode every image once, or open what an earlier call stored.
 
     Args:
-        encoder: (B, 3, H, W) -> (B, P, C), frozen.
+        encoder: (B, 3, H, W) -> (B, P, C), frozen. Whatever its output depends on must be in its
+            weights, in `config`'s vision part or in its repr: they make the key.
         images: image id -> file.
         config: the model's; its vision part tells stores apart, its image_size is the input's.
         cache: folder of stores; each gets a folder named by its key, written whole or not at all.
@@ -116,7 +117,7 @@ def _encode(
     transform: Callable = image_transform(image_size)
     device = next(encoder.parameters()).device
     stored = None
-    bar = tqdm(total=len(paths), desc="frozen features", unit="image", mininterval=1.0)
+    bar = tqdm(total=len(paths), desc="encoding", unit="image", mininterval=1.0)
     for start in range(0, len(paths), batch_size):
         batch = torch.stack([transform(read_image(p)) for p in paths[start : start + batch_size]])
         features = encoder(batch.to(device)).half().cpu().numpy()

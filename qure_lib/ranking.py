@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,15 @@ from torch import Tensor
 from .model import relevance_scores
 
 DEFAULT_MEMORY = 256 * 2**20  # bytes for one chunk's (q, N, T) product
+SORTING = 32  # bytes that sorting takes for each score: the score, its place, and copies of both
+
+
+class ImagesOnDisk(Protocol):
+    """(N, T, D) image embeddings of which only slices are ever in memory, as float32."""
+
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, block: slice) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -36,34 +46,43 @@ def rank_scores(scores: Tensor) -> Ranking:
 
 
 def score_corpus(
-    queries: Tensor, images: Tensor, memory: int = DEFAULT_MEMORY
+    queries: Tensor, images: Tensor | ImagesOnDisk, memory: int = DEFAULT_MEMORY
 ) -> Iterator[tuple[slice, Tensor]]:
     """Relevance scores, a chunk of queries at a time.
 
     Args:
         queries: (Q, D) query embeddings.
-        images: (N, T, D) image embeddings.
-        memory: bytes that the (q, N, T) product of one chunk may take.
+        images: (N, T, D) image embeddings; those on disk are read a block at a time.
+        memory: bytes that the (q, N, T) product of one chunk may take; for images on disk, half of
+            it bounds a block, the other half its product, and all of it sorting a chunk's scores.
 
     Yields:
         (rows, scores): a slice of queries and their (q, N) scores.
 
     Raises:
-        ValueError: not even one query fits in `memory`.
+        ValueError: not even one query fits in `memory`, or the embeddings differ in length.
     """
-    per_query = images.shape[0] * images.shape[1] * images.element_size()
-    chunk = memory // per_query
-    if chunk < 1:
+    n, tokens, width = images.shape
+    if queries.shape[1] != width:
         raise ValueError(
-            f"one query against {len(images)} images takes {per_query} bytes, memory is {memory}"
+            f"queries have {queries.shape[1]} dimensions and images {width}; take both of one model"
+        )
+    on_disk = not isinstance(images, Tensor)
+    per_query = n * (SORTING if on_disk else tokens * images.element_size())
+    chunk = memory // per_query
+    block = memory // (8 * tokens * max(min(chunk, len(queries)), width)) if on_disk else n
+    if chunk < 1 or block < 1:
+        raise ValueError(
+            f"one query against {n} images takes {per_query} bytes, memory is {memory}"
         )
     for start in range(0, len(queries), chunk):
         rows = slice(start, min(start + chunk, len(queries)))
-        yield rows, relevance_scores(queries[rows], images)
+        blocks = (images[s : s + block].to(queries.device) for s in range(0, n, block))
+        yield rows, torch.cat([relevance_scores(queries[rows], b) for b in blocks], dim=1)
 
 
 def rank_corpus(
-    queries: Tensor, images: Tensor, memory: int = DEFAULT_MEMORY
+    queries: Tensor, images: Tensor | ImagesOnDisk, memory: int = DEFAULT_MEMORY
 ) -> Iterator[tuple[slice, Ranking]]:
     """`score_corpus`, each chunk sorted. Yields (rows, Ranking)."""
     for rows, scores in score_corpus(queries, images, memory):

@@ -54,3 +54,34 @@ def test_ranks_follow_the_images_when_the_corpus_is_reordered():
 def test_too_little_memory_is_refused():
     with pytest.raises(ValueError, match="bytes"):
         next(score_corpus(unit(1, 8), unit(7, 3, 8), memory=10))
+
+
+class OnDisk:
+    """Images that only hand out slices, and remember how long each was."""
+
+    def __init__(self, images):
+        self.images, self.shape, self.read = images, tuple(images.shape), []
+
+    def __getitem__(self, block):
+        self.read.append(len(self.images[block]))
+        return self.images[block]
+
+
+def test_images_on_disk_are_read_a_block_at_a_time_and_score_the_same():
+    queries, images = unit(10, 8), unit(70, 3, 8)
+    stored, whole = OnDisk(images), torch.cat([s for _, s in score_corpus(queries, images)])
+    chunks = list(score_corpus(queries, stored, memory=4 * 70 * 32))
+    assert [len(s) for _, s in chunks] == [4, 4, 2]
+    torch.testing.assert_close(torch.cat([s for _, s in chunks]), whole)
+    few = OnDisk(images)
+    torch.testing.assert_close(
+        torch.cat([s for _, s in score_corpus(queries[:1], few, memory=70 * 32)]), whole[:1]
+    )
+    assert sum(few.read) == 70 and max(few.read) * 3 * 8 * 4 <= 70 * 32
+    with pytest.raises(ValueError, match="one query against 70 images takes 2240 bytes"):
+        next(score_corpus(queries, stored, memory=70 * 32 - 1))
+
+
+def test_embeddings_of_two_models_do_not_meet():
+    with pytest.raises(ValueError, match="queries have 8 dimensions and images 6"):
+        next(score_corpus(unit(2, 8), unit(7, 3, 6)))
