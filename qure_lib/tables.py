@@ -4,6 +4,7 @@ A *summary* is a frame with one row a measure and the columns measure, estimate,
 Measures carry the names of the published files' columns ("dress_r10"), rates are in per cent.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,16 @@ def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
     """CIRR's measures as a summary in per cent, in the order of Table 3: r1, ..., rs1, ..., avg.
 
     Args:
-        ranks: one row a query, with the columns rank and subset_rank (see `evaluate_cirr`).
+        ranks: one row a query, with the columns rank and subset_rank (see `evaluate_cirr`), or
+            one of them (see `score_cirr`), and then only its measures.
     """
-    rates = {f"r{k}": recall_at_k(ranks["rank"], k) for k in (1, 5, 10, 50)}
-    rates |= {f"rs{k}": recall_at_k(ranks["subset_rank"], k) for k in (1, 2, 3)}
-    rates["avg_r5_rs1"] = (rates["r5"] + rates["rs1"]) / 2
+    rates = {}
+    if "rank" in ranks:
+        rates |= {f"r{k}": recall_at_k(ranks["rank"], k) for k in (1, 5, 10, 50)}
+    if "subset_rank" in ranks:
+        rates |= {f"rs{k}": recall_at_k(ranks["subset_rank"], k) for k in (1, 2, 3)}
+    if {"r5", "rs1"} <= rates.keys():
+        rates["avg_r5_rs1"] = (rates["r5"] + rates["rs1"]) / 2
     return pd.DataFrame([_row(m, bootstrap_ci(100 * values)) for m, values in rates.items()])
 
 
@@ -105,6 +111,45 @@ def summarise_circo(precision: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [name for name in precision if name.startswith("ap")]
     return pd.DataFrame([_row(f"m{c}", bootstrap_ci(100 * precision[c])) for c in columns])
+
+
+def summarise_circo_details(per_query: pd.DataFrame) -> pd.DataFrame:
+    """CIRCO's other measures as a summary in per cent: r5, ... of the target, map10_{aspect}.
+
+    Args:
+        per_query: of `evaluate_circo`. An aspect of a single query has no interval (NaN).
+    """
+    cuts = [name.removeprefix("ap") for name in per_query if name.startswith("ap")]
+    rows = [_row(f"r{k}", bootstrap_ci(100 * recall_at_k(per_query["rank"], int(k)))) for k in cuts]
+    for aspect, group in per_query.explode("aspects").dropna().groupby("aspects"):
+        values = 100 * group["ap10"].to_numpy()
+        alone = Interval(values[0], math.nan, math.nan, 1, 1)
+        rows.append(_row(f"map10_{aspect}", bootstrap_ci(values) if len(values) > 1 else alone))
+    return pd.DataFrame(rows)
+
+
+def summarise_preference(per_query: pd.DataFrame) -> pd.DataFrame:
+    """HP-FashionIQ's rates as a summary in per cent, participants resampled whole.
+
+    Args:
+        per_query: of `score_hp_fashioniq`.
+
+    Returns:
+        preference_rate (one-sided, as published; n counts its rows), agreement (two-sided) and
+        base_rate (set 1 preferred at all, which a random scorer gets for the first).
+
+    Raises:
+        ValueError: the scorer never prefers set 1, so there is no one-sided rate.
+    """
+    if not per_query["one_sided"].any():
+        raise ValueError("no set 1 scores higher than its set 2, so there is no one-sided rate")
+    agrees, clusters = 100 * per_query["agrees"], per_query["participant"]
+    rows = {
+        "preference_rate": bootstrap_ci(agrees, per_query["one_sided"], clusters),
+        "agreement": bootstrap_ci(agrees, clusters=clusters),
+        "base_rate": bootstrap_ci(100 * (per_query["preferred"] == 1), clusters=clusters),
+    }
+    return pd.DataFrame([_row(measure, interval) for measure, interval in rows.items()])
 
 
 @dataclass(frozen=True)

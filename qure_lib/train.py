@@ -68,7 +68,7 @@ class TrainingData:
     """Training queries over their pools of negatives, val queries over the protocol's corpus.
 
     Both by category; CIRR is one category. relevance, val_relevance: (Q, N) graded relevance a
-    category, where the data set knows it. protocol: "fashioniq" or "cirr", of the evaluation on val.
+    category, where the data set knows it. protocol: "fashioniq" or "cirr", by which val is ranked.
     """
 
     train: dict[str, QuerySet]

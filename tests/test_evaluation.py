@@ -4,12 +4,25 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from qure_lib.data import Corpus, QuerySet, Triplet
-from qure_lib.evaluation import evaluate_all_that_fit, evaluate_circo, evaluate_cirr
+from qure_lib.evaluation import (
+    evaluate_all_that_fit,
+    evaluate_circo,
+    evaluate_cirr,
+    evaluate_fashioniq,
+    evaluate_hp_fashioniq,
+    hp_query_set,
+    rank_circo,
+    rank_cirr,
+    score_circo,
+    score_cirr,
+    score_fashioniq,
+)
 from qure_lib.metrics import chance_average_precision
 
 N, Q = 12, 30
@@ -140,3 +153,81 @@ def test_queries_without_answers_are_refused(protocols, without):
                 evaluate(retriever, queries)
         else:
             assert len(evaluate(retriever, queries.__class__(**vars(queries)))) == 4
+
+
+def test_the_files_for_a_server_list_what_the_evaluators_rank(protocols):
+    queries, retriever, scores = protocols
+    recall, subset = rank_cirr(retriever, queries)
+    circo = rank_circo(retriever, queries, exclude_reference=True)
+    for k, t in enumerate(queries.triplets):
+        ranked = [str(i) for i in sorted(range(N), key=lambda i: (-scores[k, i], i))]
+        others = [i for i in ranked if i != t.reference]
+        assert recall[t.query_id] == circo[t.query_id] == [*others, t.reference]  # only 12 images
+        assert subset[t.query_id] == [i for i in others if i in t.group][:3]
+        assert rank_circo(retriever, queries)[t.query_id] == ranked
+
+
+def test_a_ranking_that_stops_before_the_target_counts_as_its_length(protocols):
+    queries, retriever, _ = protocols
+    full = rank_circo(retriever, queries)
+    whole, short = score_circo(queries, full), {q: ids[:5] for q, ids in full.items()}
+    assert whole.equals(evaluate_circo(retriever, queries))
+    cut = score_circo(queries, short)
+    assert cut["rank"].equals(whole["rank"].clip(upper=5)) and (whole["rank"] > 5).any()
+    assert cut["ap5"].equals(whole["ap5"]) and (cut["ap50"] <= whole["ap50"]).all()
+    assert score_fashioniq({"c": full}, {"c": queries}).equals(
+        evaluate_fashioniq(retriever, {"c": queries})
+    )
+    recall, subset = rank_cirr(retriever, queries)
+    scored = score_cirr(queries, recall, subset)
+    frame = evaluate_cirr(retriever, queries)
+    assert scored["rank"].equals(frame["rank"])
+    assert scored["subset_rank"].equals(frame["subset_rank"].clip(upper=3))
+
+
+# ---------------------------------------------------------------- HP-FashionIQ
+
+
+@pytest.fixture
+def judged():
+    """Six judged queries of three participants; the last shows the same five images twice."""
+    rng, rows = np.random.default_rng(0), []
+    for row in range(6):
+        first, second = (tuple(map(str, rng.permutation(N)[:5])) for _ in range(2))
+        about = {"participant": f"user_{row % 3}", "category": "shirt", "reference": str(row)}
+        about |= {"caption": "is red", "target": "11", "preferred": 1 + row % 2}
+        rows.append(about | {"set_1": first, "set_2": second if row < 5 else first[::-1]})
+    return pd.DataFrame(rows)
+
+
+def test_a_set_scores_the_mean_of_its_five_images(judged):
+    generator = torch.Generator().manual_seed(0)
+    embedded = [torch.randn(*s, generator=generator) for s in ((6, 8), (N, 2, 8))]
+    corpus = hp_query_set(judged, None).corpus
+    retriever = SimpleNamespace(
+        embed_queries=lambda q: embedded[0], embed_corpus=lambda c: embedded[1]
+    )
+    frame = evaluate_hp_fashioniq(retriever, judged)
+    for k, row in enumerate(judged.itertuples()):
+        for name, shown in (("set_score_1", row.set_1), ("set_score_2", row.set_2)):
+            images = [embedded[1][corpus.image_ids.index(i)].numpy() for i in shown]
+            slow = np.mean([max(embedded[0][k].numpy() @ token for token in i) for i in images])
+            assert frame[name][k] == pytest.approx(slow, rel=1e-5)
+        better = 1 if frame["set_score_1"][k] > frame["set_score_2"][k] else 2
+        if k < 5:
+            assert frame["agrees"][k] == (better == row.preferred)
+            assert frame["one_sided"][k] == (better == 1)
+    assert frame["agrees"][5] == 0.5  # the same images in another order are a tie, exactly
+    pd.testing.assert_frame_equal(evaluate_hp_fashioniq(retriever, judged, memory=N * 2 * 4), frame)
+
+
+def test_judged_queries_are_queries_by_row_and_need_their_files(judged):
+    queries = hp_query_set(judged, None)
+    assert [t.query_id for t in queries.triplets] == list("012345")
+    assert set(queries.corpus.image_ids) == {i for s in judged["set_1"] for i in s} | {
+        i for s in judged["set_2"] for i in s
+    }
+    files = {str(i): f"images/{i}.png" for i in range(N)}
+    assert hp_query_set(judged, files).reference_paths["3"] == "images/3.png"
+    with pytest.raises(ValueError, match="image '3' has no file; name the folder of FashionIQ"):
+        hp_query_set(judged, {i: path for i, path in files.items() if i != "3"})

@@ -8,7 +8,7 @@ import pytest
 
 from qure_lib import tables
 from qure_lib.reports import Reports
-from qure_lib.statistics import Interval
+from qure_lib.statistics import Interval, bootstrap_ci
 
 
 def ranks() -> pd.DataFrame:
@@ -113,6 +113,41 @@ def test_cirr_and_circo_in_the_layouts_of_tables_3_and_5(root):
     expected = {"r1": 25, "r5": 50, "r10": 75, "r50": 75, "rs1": 50, "rs2": 75, "rs3": 75}
     assert values == pytest.approx(expected | {"avg_r5_rs1": 50})
     assert tables.summarise_circo(precision)["estimate"].tolist() == [2.5, 5, 12.5, 25]
+
+
+def test_half_of_cirrs_measures_where_half_was_ranked():
+    ranked = pd.DataFrame({"rank": [0, 4, 7, 60], "subset_rank": [0, 1, 0, 3]})
+    whole = tables.summarise_cirr(ranked)
+    for column, measures in (("rank", slice(0, 4)), ("subset_rank", slice(4, 7))):
+        part = tables.summarise_cirr(ranked[[column]])
+        pd.testing.assert_frame_equal(part, whole[measures].reset_index(drop=True))
+
+
+def test_circos_details_are_recall_of_the_target_and_map_by_aspect():
+    per_query = pd.DataFrame({"rank": [0, 7, 60], "ap5": [1.0, 0, 0], "ap10": [1.0, 0.5, 0]})
+    per_query["aspects"] = [("colour", "neck"), ("colour",), ()]
+    found = tables.summarise_circo_details(per_query).set_index("measure")
+    expected = {"r5": 100 / 3, "r10": 200 / 3, "map10_colour": 75, "map10_neck": 100}
+    assert found["estimate"].to_dict() == pytest.approx(expected)
+    assert found["n"].tolist() == [3, 3, 2, 1]
+    assert found["low"].isna().tolist() == [False, False, False, True]  # one query: no interval
+
+
+def test_preference_rates_resample_participants():
+    agrees = np.array([1, 0, 1, 0.5, 1, 0])
+    per_query = pd.DataFrame(
+        {"agrees": agrees, "one_sided": [True, False, True, False, False, True]}
+    )
+    per_query["preferred"] = [1, 1, 1, 2, 2, 2]
+    per_query["participant"] = list("aabbcc")
+    found = tables.summarise_preference(per_query).set_index("measure")
+    expected = {"preference_rate": 200 / 3, "agreement": 350 / 6, "base_rate": 50}
+    assert found["estimate"].to_dict() == pytest.approx(expected)
+    assert found["n"].tolist() == [3, 6, 6]
+    clustered = bootstrap_ci(100 * agrees, clusters=list("aabbcc"))
+    assert found.loc["agreement", ["low", "high"]].tolist() == [clustered.low, clustered.high]
+    with pytest.raises(ValueError, match="no set 1 scores higher"):
+        tables.summarise_preference(per_query.assign(one_sided=False))
 
 
 def test_a_saved_table_is_csv_markdown_and_note(tmp_path):
