@@ -3,6 +3,8 @@
 `evaluate_...` ranks with a model's embeddings; `score_...` takes anyone's rankings (or scores of
 sets) as `qure_lib.submissions` reads them, and gives the same columns. A ranking that stops before
 the target says only that the target's rank is its length at least; the length then stands for it.
+
+The command, `python -m qure_lib.evaluation --help`, is in `qure_lib.protocols`.
 """
 
 from __future__ import annotations
@@ -376,3 +378,11 @@ def evaluate_all_that_fit(
         about |= {"fitting": fitting.numpy(), "chance": chance_average_precision(fitting, n - 1)}
         frames.append(pd.DataFrame(about).join(pd.concat(chunks, ignore_index=True)))
     return pd.concat(frames, ignore_index=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from .protocols import main
+
+    sys.exit(main())
