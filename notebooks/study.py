@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,31 @@ class Scale:
         return replace(data, train=train, relevance=relevance)
 
 
+def departures(settings: Any) -> dict[str, Any]:
+    """What a settings dataclass has that its defaults have not, in nested ones likewise.
+
+    Example:
+        >>> departures(TrainConfig(n_def=3, mining=MiningConfig(search_window=100)))
+        {'n_def': 3, 'mining': {'search_window': 100}}
+    """
+    default, changed = type(settings)(), {}
+    for name in (field.name for field in fields(settings)):
+        value = getattr(settings, name)
+        if value != getattr(default, name):
+            changed[name] = departures(value) if is_dataclass(value) else value
+    return changed
+
+
+def settings_key(config: TrainConfig, hashes: dict[str, str]) -> str:
+    """Eight hex digits of what differs from the defaults, and of the data and starting weights.
+
+    A setting that is added with a default leaves them as they are; a default that is changed does
+    not show in them, so that the shipped rows must then be made again.
+    """
+    text = json.dumps([departures(config), hashes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 class Bench:
     """A world, a starting model and a scale: what every run of a study has in common."""
 
@@ -138,9 +163,7 @@ class Bench:
 
     def key(self, variant: str, seed: int) -> tuple[str, int, str]:
         """Variant, seed, and eight hex digits that change with any setting, data or weights."""
-        config = self.scale.config(variant, seed)
-        text = json.dumps([asdict(config), self.hashes], sort_keys=True)
-        return variant, seed, hashlib.sha256(text.encode()).hexdigest()[:8]
+        return variant, seed, settings_key(self.scale.config(variant, seed), self.hashes)
 
     def run(self, variant: str, seed: int) -> tuple[Run, dict[str, pd.DataFrame]]:
         """Train and evaluate one run; the run, and its rows of every table."""

@@ -52,6 +52,7 @@ class TrainConfig:
     mining: MiningConfig = field(default_factory=MiningConfig)
     set_sizes: tuple[int, int] | None = None  # of the first and last definition; geometric between
     without_replacement: bool = False  # the release means to, and its workers forget
+    exclude_reference: bool = False  # release: a query's reference image may be its negative
     amp: bool = True  # fp16 autocast where there is a GPU
     seed: int = 1000
     memory: int = 256 * 2**20  # bytes for one chunk of scores

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations
 from pathlib import Path
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .files import replacing
 from .layouts import (
     CIRCO_FOLDERS,
     CIRR_FOLDERS,
@@ -110,6 +111,19 @@ class QuerySet:
     def target_positions(self) -> Tensor:
         """(Q,) corpus position of each query's target."""
         return self.corpus.positions([t.target for t in self.triplets])
+
+    def only_targets(self) -> QuerySet:
+        """The same queries over the images that are a target, in the corpus's order."""
+        targets = {t.target for t in self.triplets}
+        pairs = zip(self.corpus.image_ids, self.corpus.paths, strict=True)
+        kept = [(image_id, path) for image_id, path in pairs if image_id in targets]
+        return replace(self, corpus=Corpus(*map(tuple, zip(*kept, strict=True))))
+
+    @cached_property
+    def reference_positions(self) -> Tensor:
+        """(Q,) corpus position of each query's reference, -1 where it is not in the corpus."""
+        known = self.corpus._position
+        return torch.tensor([known.get(t.reference, -1) for t in self.triplets])
 
     @property
     def images(self) -> dict[str, Path]:
@@ -899,6 +913,14 @@ def load_set_scores(path: str | Path, n_rows: int) -> np.ndarray:
     places = numbers["row"].astype(int), numbers["set"].astype(int) - 1
     scores[places] = numbers[columns].mean(axis=1)
     return scores
+
+
+def save_set_scores(path: str | Path, scores: np.ndarray) -> None:
+    """Write (n_rows, 2) scores of set 1 and set 2 so that `load_set_scores` reads them."""
+    rows, columns = np.indices(scores.shape).reshape(2, -1)
+    frame = pd.DataFrame({"row": rows, "set": columns + 1, "score": scores.ravel()})
+    with replacing(path) as scratch:
+        frame.to_csv(scratch, index=False, lineterminator="\n")
 
 
 def _check_set_scores(numbers: pd.DataFrame, n_rows: int, path: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .config import MiningConfig
 from .drops import find_steepest_drops
-from .ranking import DEFAULT_MEMORY, Ranking, rank_corpus
+from .ranking import DEFAULT_MEMORY, Ranking, rank_scores, score_corpus
 
 Window = tuple[Tensor, Tensor]  # (q,) first rank in the set, (q,) first rank after it
 
@@ -66,21 +66,29 @@ class HardNegativeSet:
     """Q ragged sets of corpus positions: query q's are negatives[offsets[q]:offsets[q + 1]].
 
     targets: (Q,) corpus positions. A query with an empty set draws uniformly from the corpus of
-    `corpus_size` images, its target excepted.
+    `corpus_size` images, its target excepted, and its reference where `references` has its position
+    (-1: not in the corpus).
     """
 
     offsets: Tensor
     negatives: Tensor
     targets: Tensor
     corpus_size: int
+    references: Tensor | None = None
 
     @classmethod
-    def uniform(cls, targets: Tensor, corpus_size: int) -> HardNegativeSet:
+    def uniform(
+        cls, targets: Tensor, corpus_size: int, references: Tensor | None = None
+    ) -> HardNegativeSet:
         """Warm-up's: every set empty, so every draw uniform."""
-        if corpus_size < 2:
-            raise ValueError("a corpus of one image, the target, holds no negative")
+        left_out = 1 if references is None else 2
+        if corpus_size <= left_out:
+            raise ValueError(
+                f"a corpus of {corpus_size}, with {left_out} left out, holds no negative"
+            )
         empty = torch.zeros(0, dtype=torch.int64)
-        return cls(torch.zeros(len(targets) + 1, dtype=torch.int64), empty, targets, corpus_size)
+        offsets = torch.zeros(len(targets) + 1, dtype=torch.int64)
+        return cls(offsets, empty, targets, corpus_size, references)
 
     @property
     def sizes(self) -> Tensor:
@@ -102,8 +110,7 @@ class HardNegativeSet:
             (Q,) int64 corpus positions.
         """
         sizes = self.sizes
-        fallback = torch.randint(self.corpus_size - 1, sizes.shape, generator=generator)
-        fallback += fallback >= self.targets
+        fallback = self._draw_uniformly(generator)
         u = torch.rand(sizes.shape, generator=generator, dtype=torch.float64)
         within = (u * sizes).long() if draw is None else draw % sizes.clamp(min=1)
         chosen = fallback.clone()
@@ -111,12 +118,23 @@ class HardNegativeSet:
         chosen[full] = self.negatives[(self.offsets[:-1] + within)[full]]
         return chosen
 
+    def _draw_uniformly(self, generator: torch.Generator) -> Tensor:
+        """(Q,) corpus positions, any but the target's and an excluded reference's."""
+        if self.references is None:
+            drawn = torch.randint(self.corpus_size - 1, self.targets.shape, generator=generator)
+            return drawn + (drawn >= self.targets)
+        there = self.references >= 0
+        u = torch.rand(self.targets.shape, generator=generator, dtype=torch.float64)
+        drawn = (u * (self.corpus_size - 1 - there.long())).long()
+        drawn += drawn >= torch.where(there, self.targets.minimum(self.references), self.targets)
+        return drawn + (there & (drawn >= self.targets.maximum(self.references)))
+
     def shuffled(self, generator: torch.Generator) -> HardNegativeSet:
         """The same sets, each in random order."""
         rows = torch.repeat_interleave(torch.arange(len(self.targets)), self.sizes)
         keys = torch.rand(len(self.negatives), generator=generator, dtype=torch.float64)
         order = torch.argsort(rows + keys)
-        return HardNegativeSet(self.offsets, self.negatives[order], self.targets, self.corpus_size)
+        return replace(self, negatives=self.negatives[order])
 
 
 @dataclass(frozen=True)
@@ -227,6 +245,7 @@ def mine_hard_negatives(
     config: MiningConfig,
     relevance: Tensor | None = None,
     memory: int = DEFAULT_MEMORY,
+    references: Tensor | None = None,
 ) -> tuple[HardNegativeSet, MiningReport]:
     """Rank the corpus for every query and take each query's hard negatives.
 
@@ -236,6 +255,10 @@ def mine_hard_negatives(
         targets: (Q,) corpus position of each target.
         relevance: (Q, N) graded relevance where it is known, for the report alone.
         memory: bytes for one chunk of scores.
+        references: (Q,) corpus position of each reference, -1 where it is not in the corpus, to
+            keep it out of every set; None, as released, leaves it in. It is ranked as low as the
+            lowest other, so that it makes no drop of its own, and the report counts it there.
+            Where fewer than four images rank below the target, the tie may complete a pair.
 
     Returns:
         The sets, and the report on them.
@@ -250,13 +273,17 @@ def mine_hard_negatives(
     if len(targets) != len(queries) or ((targets < 0) | (targets >= len(images))).any():
         raise ValueError(f"targets must be (Q,) positions in the corpus of {len(images)} images")
     sizes, negatives, frames, moments = [], [], [], np.zeros((2, len(images)))
-    for rows, ranking in rank_corpus(queries, images, memory):
+    for rows, scores in score_corpus(queries, images, memory):
+        excluded = None if references is None else references[rows, None].to(scores.device)
+        ranking = rank_scores(scores if excluded is None else _at_the_end(scores, excluded))
         target_ranks = ranking.ranks_of(targets[rows])
         start, stop = STRATEGIES[config.strategy](ranking, target_ranks, config)
         if config.set_size is not None:
             stop = torch.where(stop > start, start + config.set_size, stop)
         window = start, stop
         inside = _inside_window(window, target_ranks, len(images))
+        if excluded is not None:
+            inside &= ranking.order != excluded
         sizes.append(inside.sum(dim=1))
         negatives.append(ranking.order[inside])
         chunk = relevance[rows].to(ranking.order.device) if relevance is not None else None
@@ -265,10 +292,18 @@ def mine_hard_negatives(
         moments += scores.sum(axis=0), (scores**2).sum(axis=0)
     mean, square = moments / len(queries)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(sizes).cpu().cumsum(0)])
-    chosen = HardNegativeSet(offsets, torch.cat(negatives).cpu(), targets.cpu(), len(images))
+    found = offsets, torch.cat(negatives).cpu(), targets.cpu(), len(images)
+    chosen = HardNegativeSet(*found, references)
     std = np.sqrt(np.maximum(square - mean**2, 0))
     per_query = pd.concat(frames, ignore_index=True)
     return chosen, MiningReport(config.strategy, per_query, mean, std)
+
+
+def _at_the_end(scores: Tensor, references: Tensor) -> Tensor:
+    """(q, N) scores with those at (q, 1) references as low as the lowest other; -1 for none."""
+    excluded = torch.arange(scores.shape[1], device=scores.device) == references
+    lowest = scores.masked_fill(excluded, torch.inf).amin(dim=1, keepdim=True)
+    return torch.where(excluded, lowest, scores)
 
 
 def zone_ranks(

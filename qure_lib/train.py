@@ -63,6 +63,9 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+POOLS = ("released", "targets", "original")
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Training queries over their pools of negatives, val queries over the protocol's corpus.
@@ -83,6 +86,12 @@ class TrainingData:
         both = [*self.train.values(), *self.val.values()]
         return {i: path for queries in both for i, path in queries.images.items()}
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out because its image file is missing."""
+        both = [*self.train.values(), *self.val.values()]
+        return not any(q.dropped_triplets or q.dropped_images for q in both)
+
     def evaluate(self, retriever: Retriever, memory: int = DEFAULT_MEMORY) -> pd.DataFrame:
         """One row a val query, by the data set's own protocol.
 
@@ -95,19 +104,32 @@ class TrainingData:
         return evaluate_cirr(retriever, queries, memory).assign(category=category)
 
 
-def load_training_data(root: str | Path, allow_missing: bool = False) -> TrainingData:
+def load_training_data(
+    root: str | Path, allow_missing: bool = False, pool: str = "released"
+) -> TrainingData:
     """FashionIQ's or CIRR's layout at `root`, by the published protocol (METHOD sections 3 and 6).
 
-    FashionIQ's negatives come from the same category's train targets, CIRR's from all its train
-    images. FashionIQ's val ranks the original split; CIRR's all val images, the reference removed.
-    With `allow_missing`, without what needs an image file that is missing (the loaders say by how
-    much).
+    FashionIQ's val ranks the original split; CIRR's all val images, the reference removed.
+
+    Args:
+        allow_missing: leave out what needs an image file that is missing (the loaders say by how
+            much).
+        pool: where negatives come from: the "targets" of the (same category's) train triplets, or
+            all images of the "original" train split. "released": targets on FashionIQ, all on CIRR.
+
+    Raises:
+        ValueError: an unknown pool, or what the loaders refuse.
     """
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
     if Path(root, "captions", "cap.rc2.train.json").is_file():
         splits = [load_cirr(root, split, allow_missing=allow_missing) for split in SPLITS]
+        if pool == "targets":
+            splits[0] = splits[0].only_targets()
         train, val = ({"cirr": queries} for queries in splits)
         return TrainingData(train, val, {"cirr": None}, protocol="cirr")
-    train = load_fashioniq(root, "train", corpus="targets", allow_missing=allow_missing)
+    corpus = "targets" if pool == "released" else pool
+    train = load_fashioniq(root, "train", corpus=corpus, allow_missing=allow_missing)
     val = load_fashioniq(root, "val", allow_missing=allow_missing)
     relevance = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
     val_relevance = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
@@ -207,9 +229,15 @@ def define_hard_negatives(
             config.mining,
             data.relevance.get(category),
             config.memory,
+            excluded_references(queries, config),
         )
         for category, queries in data.train.items()
     }
+
+
+def excluded_references(queries: QuerySet, config: TrainConfig) -> Tensor | None:
+    """What mining and sampling leave out beside the target: None as released."""
+    return queries.reference_positions if config.exclude_reference else None
 
 
 def learning_rate_at(epoch: int, config: TrainConfig) -> float:
@@ -239,7 +267,9 @@ class _Loop:
         tokens = retriever.tokenize([t.caption for t in self.triplets])
         self.input_ids, self.attention_mask = tokens
         self.negatives = {
-            c: HardNegativeSet.uniform(q.target_positions, len(q.corpus))
+            c: HardNegativeSet.uniform(
+                q.target_positions, len(q.corpus), excluded_references(q, config)
+            )
             for c, q in data.train.items()
         }
         self.epoch, self.defined_at = 0, 0
@@ -455,7 +485,7 @@ class _Loop:
 
 # All that the epochs before the first definition depend on, beside their objective and the data.
 _WARM_UP_SETTINGS = ("warm_up_epochs", "epochs", "batch_size", "learning_rate", "weight_decay")
-_WARM_UP_SETTINGS += ("min_learning_rate_ratio", "amp", "seed", "memory")
+_WARM_UP_SETTINGS += ("min_learning_rate_ratio", "amp", "seed", "memory", "exclude_reference")
 
 
 def _plain_numbers(row: dict[str, Any]) -> dict[str, Any]:

@@ -218,3 +218,42 @@ def test_sets_shrink_or_grow_by_rule_between_two_sizes():
     assert [grows.mining_at(e).set_size for e in grows.definition_epochs] == sizes[::-1]
     assert TrainConfig().mining_at(5) == MiningConfig()
     assert TrainConfig(n_def=2, set_sizes=(7, 1)).mining_at(15).set_size == 7
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_excluded_reference_is_in_no_set_and_makes_no_drop(strategy):
+    torch.manual_seed(1)
+    scores = torch.rand(40, 30, dtype=torch.float64)
+    targets = torch.randint(0, 29, (40,))
+    references = torch.where(torch.arange(40) % 4 == 0, -1, 29)  # a quarter: not in the corpus
+    config = MiningConfig(strategy, top_k=8)
+    chosen, report = mine_hard_negatives(
+        *world(scores.tolist()), targets, config, references=references
+    )
+    without = scores[:, :29]  # the last column taken out: no set may differ
+    alone, expected = mine_hard_negatives(*world(without.tolist()), targets, config)
+    whole, _ = mine_hard_negatives(*world(scores.tolist()), targets, config)
+    after = 28 - expected.per_query.target_rank  # images: too few, and the tie completes a pair
+    for query in range(40):
+        other = whole if references[query] < 0 else alone
+        assert references[query] not in chosen[query]
+        assert after[query] < 4 or chosen[query].tolist() == other[query].tolist(), query
+    there = (references >= 0).numpy() & (after >= 4).to_numpy()
+    assert there.sum() > 20
+    columns = ["target_rank", "window_start", "set_size"]
+    left, right = (r.per_query.loc[there, columns] for r in (report, expected))
+    np.testing.assert_array_equal(left, right)
+
+
+def test_uniform_draws_leave_target_and_reference_out_and_reach_all_others():
+    targets, references = torch.tensor([0, 3, 2, 4]), torch.tensor([3, 0, -1, 1])
+    uniform = HardNegativeSet.uniform(targets, 5, references)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([uniform.sample(generator) for _ in range(4000)], dim=1)
+    for row, left_out in zip(drawn, ({0, 3}, {3, 0}, {2}, {4, 1}), strict=True):
+        counts = torch.bincount(row, minlength=5)
+        assert set(counts.nonzero().flatten().tolist()) == set(range(5)) - left_out
+        expected = 4000 / (5 - len(left_out))
+        assert (counts[counts > 0] - expected).abs().max() < 5 * expected**0.5
+    with pytest.raises(ValueError, match="holds no negative"):
+        HardNegativeSet.uniform(targets, 2, references)

@@ -1,6 +1,7 @@
 """The grid of ablations: every variant is a valid run, and the command goes on where it stopped."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -67,3 +68,25 @@ def test_a_study_is_resumed_and_repeats_nothing(smoke_world, stage1, tmp_path, c
     assert "0 of 1 runs are there" in capsys.readouterr().out  # other settings
     again = study.read(runs.parent)
     assert len(again["runs"]) == 1 and again["runs"].settings[0] != first["runs"].settings[0]
+
+
+def test_the_shipped_rows_have_the_keys_of_their_settings(root):
+    folders = sorted((root / "reports" / "shipped" / "study").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        hashes = json.loads((folder / "manifest.json").read_text())["data"]
+        runs = study.read(folder)["runs"]
+        assert runs.groupby("variant").seed.nunique().min() >= 5
+        for variant, seed, settings in runs[study.KEY].itertuples(index=False):
+            config = study.Scale().config(variant, seed)
+            assert study.settings_key(config, hashes) == settings, (folder.name, variant, seed)
+
+
+def test_a_key_changes_with_any_setting_that_is_not_the_default():
+    config, hashes = study.Scale().config("window_100", 1000), {"features": "f"}
+    key = study.settings_key(config, hashes)
+    assert study.departures(config)["mining"] == {"search_window": 100}
+    assert study.settings_key(replace(config, exclude_reference=True), hashes) != key
+    assert study.settings_key(config, {"features": "g"}) != key
+    near = replace(config, mining=replace(config.mining, search_window=99))
+    assert study.settings_key(near, hashes) != key

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from qure_lib import train as train_module
 from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.embeddings import Retriever
 from qure_lib.evaluation import evaluate_fashioniq
@@ -28,6 +29,11 @@ def parts(smoke_world, stage1, tmp_path_factory):
     torch.set_num_threads(2)
     data = load_training_data(smoke_world)
     return Retriever.open(stage1, data.images, tmp_path_factory.mktemp("cache")), data
+
+
+def data_root_of(data):
+    """Where the world lies, from one of its images."""
+    return next(iter(data.images.values())).parents[1]
 
 
 def fresh(retriever):
@@ -286,3 +292,36 @@ def test_an_unknown_objective_is_refused(parts, tmp_path):
             train(replace(CONFIG, **{name: "triplet"}), *parts, tmp_path, "run")
     with pytest.raises(ValueError, match="strategy"):
         train(replace(CONFIG, mining=MiningConfig("hardest")), *parts, tmp_path, "run")
+
+
+def test_an_excluded_reference_is_never_drawn(parts, stage1, tmp_path, monkeypatch):
+    everything = load_training_data(data_root_of(parts[1]), pool="original")
+    drawn = []
+    draw = train_module._Loop._draw
+
+    def spy(loop, epoch, generator):
+        rows = draw(loop, epoch, generator)
+        drawn.extend(zip(loop.triplets, rows, strict=True))
+        return rows
+
+    monkeypatch.setattr(train_module._Loop, "_draw", spy)
+    wide = Retriever.open(stage1, everything.images, tmp_path / "cache")
+    config = replace(CONFIG, epochs=2, n_def=2, exclude_reference=True, mining=MiningConfig())
+    train(config, wide, everything, tmp_path, "excluding")
+    assert len(drawn) == 2 * sum(len(q) for q in everything.train.values())
+    for triplet, negatives in drawn:
+        assert not {triplet.reference, triplet.target} & set(negatives)
+
+
+def test_the_pools_of_negatives(parts):
+    released = parts[1]
+    root = data_root_of(released)
+    for category, queries in load_training_data(root, pool="original").train.items():
+        narrow = released.train[category]
+        assert queries.triplets == narrow.triplets
+        assert set(narrow.corpus.image_ids) == {t.target for t in narrow.triplets}
+        assert set(narrow.corpus.image_ids) < set(queries.corpus.image_ids)
+        assert (queries.reference_positions >= 0).all()
+        assert set(queries.only_targets().corpus.image_ids) == set(narrow.corpus.image_ids)
+    with pytest.raises(ValueError, match="pool must be one of"):
+        load_training_data(root, pool="everything")
