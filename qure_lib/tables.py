@@ -158,8 +158,8 @@ class Protocol:
 
     Attributes:
         summarise: per-query results -> a summary.
-        paper: the paper's tables of that layout, in words.
-        table: the first of them, as file names begin.
+        paper: the paper's table of that layout.
+        table: the same, as file names begin.
         published: its file in reports/published/.
         recall10: the measure that is Recall@10 over all queries.
     """
@@ -173,9 +173,9 @@ class Protocol:
 
 PROTOCOLS = {
     "fashioniq": Protocol(
-        summarise_recall, "Tables 2 and 7", "table2", "table2_fashioniq_val.csv", "avg_r10"
+        summarise_recall, "Table 2", "table2", "table2_fashioniq_val.csv", "avg_r10"
     ),
-    "cirr": Protocol(summarise_cirr, "Tables 3 and 6", "table3", "table3_cirr_test.csv", "r10"),
+    "cirr": Protocol(summarise_cirr, "Table 3", "table3", "table3_cirr_test.csv", "r10"),
 }
 
 
@@ -328,6 +328,16 @@ def save_count_claim(name: str, compared: pd.DataFrame, on: str, reports: Report
     n = int(compared["reproduced"].max())
     _write_claim(name, measure, reports, verdict=verdict, interval="exact", n=n, on=on, seeds=None)
     return verdict
+
+
+def save_number_claim(
+    name: str, measure: str, row: pd.Series, on: str, reports: Reports, seeds: int = 1
+) -> str:
+    """Judge a claim of one number by its row of `compare_with_published`; see `save_claim`."""
+    text = interval_text(row["reproduced"], row["low"], row["high"])
+    about = {"verdict": row["verdict"], "interval": text, "n": int(row["n"])}
+    _write_claim(name, measure, reports, **about, on=on, seeds=seeds)
+    return row["verdict"]
 
 
 def _write_claim(name: str, measure: str, reports: Reports, **about: Any) -> None:

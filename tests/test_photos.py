@@ -311,7 +311,7 @@ def test_another_size_is_refused():
 
 
 def test_the_profile_fits_the_notebooks(root):
-    jobs = run.plan(root / "notebooks", "photos", [], root / "reports", root / "runs")
+    jobs = run.plan(root / "notebooks", "photos", [], {"reports_dir": root / "reports"})
     given = {job.path.stem[:2]: job.parameters for job in jobs}
     for number in ("01", "03", "04"):
         assert given[number]["data_root"] == "../data/photos"

@@ -151,6 +151,8 @@ def test_every_notebook_of_the_kit_can_run_with_every_profile(root, tmp_path):
     profiles = sorted(path.stem for path in (root / "notebooks" / "profiles").glob("*.yaml"))
     assert {"smoke", "mini"} <= set(profiles)
     for profile in profiles:
-        jobs = run.plan(root / "notebooks", profile, [], tmp_path, tmp_path)
+        jobs = run.plan(
+            root / "notebooks", profile, [], {"reports_dir": tmp_path, "runs_dir": tmp_path}
+        )
         assert [job.path.stem[:2] for job in jobs] == sorted({job.path.stem[:2] for job in jobs})
         assert json.dumps([job.parameters for job in jobs])
