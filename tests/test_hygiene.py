@@ -61,7 +61,8 @@ class TestNotebook:
     def test_cells_are_short_and_define_nothing(self, path):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code":
-                assert len(cell.source.splitlines()) <= 15, cell.id
+                lines = len(cell.source.splitlines())  # the parameters take a line each
+                assert lines <= 15 or "parameters" in cell.metadata.get("tags", []), cell.id
                 assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), cell.id
                 kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
                 nodes = ast.walk(ast.parse(cell.source))
