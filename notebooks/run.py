@@ -1,27 +1,33 @@
-"""Run the notebooks, in the order of their numbers, headless through papermill.
+"""Run the notebooks headless through papermill, two at a time where there is no GPU.
 
     python notebooks/run.py --profile mini
     python notebooks/run.py --profile smoke --only 03 06 --reports elsewhere/reports
 
-Everything is checked before anything runs. The run stops at the first failure and names the cell;
-what an earlier run wrote then stays as it was. At the end `index.html` in the report folder shows
-every figure and table.
+They start in the order of their numbers; one whose metadata say `"after": ["02"]` waits for 02.
+Everything is checked before anything runs. After a failure, which names the cell, no more are
+started, and what an earlier run of that notebook wrote stays as it was. At the end `index.html` in
+the report folder shows every figure and table.
 """
 
 import argparse
 import ast
+import multiprocessing
 import os
 import re
 import resource
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import nbconvert
 import nbformat
 import papermill
+import torch
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -46,10 +52,15 @@ BAR = re.compile(r"%\||\x1b\[A")  # a line of tqdm's
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook and the parameters that replace its own."""
+    """One notebook, the parameters that replace its own, and the numbers of those before it."""
 
     path: Path
     parameters: dict[str, Any]
+    after: tuple[str, ...]
+
+    @property
+    def number(self) -> str:
+        return self.path.stem[:2]
 
 
 def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
@@ -59,14 +70,15 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
         given = {"reports_dir": options.reports, "runs_dir": options.runs}
         given |= {"allow_missing": True} if options.allow_missing else {}
         jobs = plan(folder, options.profile, options.only, given)
-        taken = run_all(jobs, options.profile, options.reports)
+        start = time.perf_counter()
+        taken = run_all(jobs, options.profile, options.reports, options.workers)
         page = build_index(options.reports)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    for name, seconds in taken.items():
-        print(f"{seconds:7.1f} s  {name}")
-    print(f"{sum(taken.values()):7.1f} s  in all, at most {peak_memory():.1f} GiB of memory")
+    for name, (seconds, memory) in sorted(taken.items()):
+        print(f"{seconds:7.1f} s, {memory:.1f} GiB  {name}")
+    print(f"{time.perf_counter() - start:7.1f} s in all, {options.workers} notebooks at a time")
     print(f"Look at {os.path.relpath(page)}")
     return 0
 
@@ -79,6 +91,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone")
     result.add_argument("--reports", type=Path, default=root / "reports", help="figures and tables")
     result.add_argument("--runs", type=Path, default=root / "runs", help="checkpoints and logs")
+    result.add_argument(
+        "--workers",
+        type=int,
+        default=1 if torch.cuda.is_available() else min(2, os.cpu_count()),
+        help="notebooks at a time; they share the threads that OMP_NUM_THREADS allows",
+    )
     result.add_argument(
         "--allow-missing",
         action="store_true",
@@ -123,7 +141,8 @@ def plan(folder: Path, profile: str, only: list[str], given: dict[str, Any]) -> 
         for parameter, value in wanted.items():
             _refuse_parameter(name, parameter, value, declared)
         if name[:2] in only or (runs_here and not only):
-            jobs.append(Job(path, wanted))
+            after = nbformat.read(path, as_version=4).metadata.get("after", ())
+            jobs.append(Job(path, wanted, tuple(after)))
     return jobs
 
 
@@ -159,26 +178,93 @@ def _refuse_parameter(notebook: str, name: str, value: Any, declared: dict[str, 
         )
 
 
-def run_all(jobs: list[Job], profile: str, reports: Path) -> dict[str, float]:
-    """Run the jobs one after another; seconds by notebook.
+def run_all(
+    jobs: list[Job], profile: str, reports: Path, workers: int
+) -> dict[str, tuple[float, float]]:
+    """Run the jobs, each after those it waits for; notebook -> seconds, GiB.
+
+    Raises:
+        RuntimeError: a cell failed; names notebook, cell and error. What runs then is let finish.
+    """
+    about, by_number = provenance(profile), {job.number: job for job in jobs}
+    (reports / "executed").mkdir(parents=True, exist_ok=True)
+    order = TopologicalSorter({n: by_number.keys() & set(j.after) for n, j in by_number.items()})
+    order.prepare()
+    ready: list[str] = []
+    running: dict[Future, tuple[str, ExitStack]] = {}
+    taken, failures = {}, []
+    with _open_pool(workers) as pool, tqdm(jobs, f"notebooks ({profile})", unit="notebook") as bar:
+        while running or (order.is_active() and not failures):
+            ready = sorted([*ready, *order.get_ready()])
+            while ready and len(running) < workers and not failures:
+                job, outputs = by_number[ready.pop(0)], ExitStack()
+                outputs.enter_context(replacing_outputs(reports, job.path.stem))
+                future = pool.submit(execute, job, reports / "executed", about)
+                running[future] = job.number, outputs
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, outputs = running.pop(future)
+                try:
+                    with outputs:  # brings back what was there before, if it failed
+                        taken[by_number[number].path.stem] = future.result()
+                    order.done(number)
+                    bar.update()
+                except RuntimeError as error:
+                    failures.append(str(error))
+                    tqdm.write(f"{failures[-1]}\n", file=sys.stderr)
+    if failures:
+        raise RuntimeError("\n\n".join(failures))
+    return taken
+
+
+def _open_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that each run a notebook, with a share of the threads and a terminal line."""
+    context = multiprocessing.get_context("spawn")
+    lines = context.SimpleQueue()
+    for line in range(1, workers + 1):
+        lines.put(line)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()) // workers
+    settings = lines, context.RLock(), str(max(threads, 1))
+    return ProcessPoolExecutor(workers, context, _start_worker, settings)
+
+
+def _start_worker(lines: Any, lock: Any, threads: str) -> None:
+    global _line
+    _line = lines.get()
+    tqdm.set_lock(lock)
+    os.environ["OMP_NUM_THREADS"] = threads  # of the kernels
+
+
+class LastWords:
+    """A stream for what a kernel says on stderr: its last line goes to the terminal's own line."""
+
+    def __init__(self, name: str, line: int) -> None:
+        every = 0.5 if sys.stderr.isatty() else 30  # seconds
+        form = "{desc}"
+        self.name = name
+        self.bar = tqdm(desc=name, bar_format=form, position=line, mininterval=every, leave=False)
+
+    def write(self, text: str) -> None:
+        said = [piece for piece in re.split(r"[\r\n]|\x1b\[A", text) if piece.strip()]
+        if said:
+            self.bar.set_description_str(f"{self.name}  {said[-1].strip()}"[:100], refresh=False)
+            self.bar.update(0)
+
+    def flush(self) -> None:
+        pass
+
+
+def execute(job: Job, executed: Path, about: dict[str, Any]) -> tuple[float, float]:
+    """Run one notebook; write it as it ran, as notebook and as page, to `executed`.
+
+    Returns:
+        Seconds, and the most memory in GiB that a kernel of this process has taken so far.
 
     Raises:
         RuntimeError: a cell failed; names notebook, cell and error.
     """
-    taken = {}
-    (reports / "executed").mkdir(parents=True, exist_ok=True)
-    with tqdm(jobs, desc=f"notebooks ({profile})", unit="notebook") as bar:
-        for job in bar:
-            start = time.perf_counter()
-            with replacing_outputs(reports, job.path.stem):
-                execute(job, reports / "executed", provenance(profile))
-            taken[job.path.stem] = time.perf_counter() - start
-    return taken
-
-
-def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
-    """Run one notebook; write it as it ran, as notebook and as page, to `executed`."""
+    start = time.perf_counter()
     output = executed / f"{job.path.stem}.failed.ipynb"  # until it has not
+    words = LastWords(job.path.stem, _line)
     try:
         notebook = papermill.execute_notebook(
             job.path,
@@ -187,15 +273,17 @@ def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
             kernel_name="python3",
             language="python",
             cwd=job.path.parent,
-            progress_bar={"desc": job.path.stem, "leave": False, "position": 1},
-            stderr_file=sys.stderr,  # the notebook's own progress bars
+            progress_bar=False,
+            stderr_file=words,
             coalesce_streams=True,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # or it warns
         )
     except PapermillExecutionError as error:
-        raise RuntimeError(failure(job.path, error, output)) from error
+        raise RuntimeError(failure(job.path, error, output)) from None
     except DeadKernelError as error:
-        raise RuntimeError(f"{job.path.name}: {error}; out of memory?") from error
+        raise RuntimeError(f"{job.path.name}: {error}; out of memory?") from None
+    finally:
+        words.bar.close()
     notebook.metadata["qure_lib"] = about
     drop_progress_bars(notebook)
     exporter = nbconvert.HTMLExporter(raw_template=OFFLINE_PAGE, embed_images=True)
@@ -205,6 +293,7 @@ def execute(job: Job, executed: Path, about: dict[str, Any]) -> None:
     with replacing(executed / f"{job.path.stem}.html") as path:
         path.write_text(page, encoding="utf-8")
     output.unlink()
+    return time.perf_counter() - start, peak_memory()
 
 
 def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
@@ -242,9 +331,8 @@ def provenance(profile: str) -> dict[str, Any]:
 
 
 def peak_memory() -> float:
-    """Largest memory of the runner and of any kernel so far, in GiB."""
-    users = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(user).ru_maxrss for user in users)
+    """Largest memory of any kernel of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 

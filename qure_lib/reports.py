@@ -82,7 +82,8 @@ class Reports:
         note = {"kind": kind, "name": name, "title": title, "caption": caption} | more
         stem = self.root / _FOLDERS[kind] / name
         text = json.dumps(note | {"notebook": self.notebook}, indent=2, ensure_ascii=False)
-        stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        with replacing(stem.with_suffix(".json")) as path:  # other notebooks' runs read it
+            path.write_text(text + "\n", encoding="utf-8")
         return stem
 
 

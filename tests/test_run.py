@@ -84,7 +84,7 @@ def test_the_first_failure_stops_and_names_the_cell(write_notebook, start, tmp_p
     before = [path.read_bytes() for path in kept]
     write_notebook("01_first", PARAMETERS, SAVE.replace("table1", "table9"), "\nbad = 1 / 0\nx = 1")
     (tmp_path / "reports" / "executed" / "03_third.ipynb").unlink()
-    status, said = start()
+    status, said = start("--workers", "1")
     assert status == 1
     assert "01_first.ipynb failed in cell 4 (id code-2): bad = 1 / 0" in said
     assert "ZeroDivisionError: division by zero" in said
@@ -93,6 +93,52 @@ def test_the_first_failure_stops_and_names_the_cell(write_notebook, start, tmp_p
     assert "01_first.failed.ipynb" in said and (executed / "01_first.failed.ipynb").exists()
     tables = sorted(path.name for path in (tmp_path / "reports" / "tables").iterdir())
     assert tables == ["table1.csv", "table1.json", "table1.md"]
+
+
+WAIT = """import os, time
+open(os.path.join(reports_dir, MINE), "w").close()
+started = time.monotonic()
+while not os.path.exists(os.path.join(reports_dir, THEIRS)):
+    assert time.monotonic() - started < 60, "the other notebook does not run"
+    time.sleep(0.05)"""
+
+
+def test_two_notebooks_run_at_a_time_and_share_the_threads(
+    write_notebook, start, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    threads = "assert os.environ['OMP_NUM_THREADS'] == '3', os.environ['OMP_NUM_THREADS']"
+    for name, mine, theirs in (("01_first", "a", "b"), ("02_second", "b", "a")):
+        met = WAIT.replace("MINE", repr(mine)).replace("THEIRS", repr(theirs))
+        save = SAVE.replace("01_first", name).replace("table1", f"extra_{name}")
+        write_notebook(name, PARAMETERS, met, threads, save)
+    status, said = start("--workers", "2")
+    assert status == 0, said
+    assert (tmp_path / "reports" / "tables" / "extra_02_second.csv").exists()
+
+
+def test_a_notebook_waits_for_those_its_metadata_name(write_notebook, start, tmp_path):
+    done = "import os\nopen(reports_dir + '/done', 'w').close()"
+    write_notebook("01_first", PARAMETERS, "import time; time.sleep(1)", done, SAVE)
+    write_notebook("02_second", PARAMETERS, "open(reports_dir + '/done')")
+    path = tmp_path / "notebooks" / "02_second.ipynb"
+    document = nbformat.read(path, as_version=4)
+    document.metadata["after"] = ["01", "07"]  # 07 does not run here
+    nbformat.write(document, path)
+    status, said = start("--workers", "2")
+    assert status == 0, said
+
+
+def test_a_failure_lets_what_runs_finish_and_starts_no_more(write_notebook, start, tmp_path):
+    write_notebook("01_first", PARAMETERS, "1 / 0")
+    slow = SAVE.replace("01_first", "02_second")
+    write_notebook("02_second", PARAMETERS, "import time; time.sleep(4)", slow)
+    write_notebook("03_third", PARAMETERS, "print('reached')")
+    status, said = start("--workers", "2")
+    executed = tmp_path / "reports" / "executed"
+    assert status == 1 and "ZeroDivisionError" in said
+    assert (executed / "02_second.ipynb").exists() and not (executed / "03_third.ipynb").exists()
+    assert (tmp_path / "reports" / "tables" / "table1.csv").exists()
 
 
 @pytest.mark.parametrize(
