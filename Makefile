@@ -83,7 +83,7 @@ format: setup  ## format code and notebooks, and clear the notebooks' outputs
 
 lock:  ## write requirements.lock from the ranges in pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/python -m pip install ".[notebooks,dev]"
+	.venv-lock/bin/python -m pip install ".[notebooks,scale,dev]"
 	{ echo "# Made by \`make lock\`, with $$(.venv-lock/bin/python --version), from pyproject.toml."; \
 	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude qure-lib \
 	| sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
