@@ -16,6 +16,7 @@ import os
 import re
 import resource
 import sys
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
@@ -230,8 +231,19 @@ def _open_pool(workers: int) -> ProcessPoolExecutor:
 def _start_worker(lines: Any, lock: Any, threads: str) -> None:
     global _line
     _line = lines.get()
+    exit_with_parent()
     tqdm.set_lock(lock)
     os.environ["OMP_NUM_THREADS"] = threads  # of the kernels
+
+
+def exit_with_parent() -> None:
+    """End this process, whatever it does, when the one that started it is gone (killed, say)."""
+
+    def wait_for_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 class LastWords:

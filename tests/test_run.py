@@ -1,8 +1,12 @@
 """The notebook runner, on tiny notebooks: what it refuses, how it stops, what it leaves."""
 
 import json
+import subprocess
+import sys
+import time
 
 import nbformat
+import psutil
 import pytest
 import run
 
@@ -139,6 +143,32 @@ def test_a_failure_lets_what_runs_finish_and_starts_no_more(write_notebook, star
     assert status == 1 and "ZeroDivisionError" in said
     assert (executed / "02_second.ipynb").exists() and not (executed / "03_third.ipynb").exists()
     assert (tmp_path / "reports" / "tables" / "table1.csv").exists()
+
+
+def test_a_killed_run_leaves_no_kernel_behind(write_notebook, tmp_path):
+    told = "import os, time\nopen(os.path.join(reports_dir, 'pid'), 'w').write(str(os.getpid()))"
+    write_notebook("01_first", PARAMETERS, told, "time.sleep(120)")
+    profiles = tmp_path / "notebooks" / "profiles"
+    profiles.mkdir()
+    (profiles / "tiny.yaml").write_text("{}")
+    arguments = ["--profile", "tiny", "--reports", str(tmp_path / "reports")]
+    start = f"import run; run.main({arguments}, run.Path({str(tmp_path / 'notebooks')!r}))"
+    source = f"if __name__ == '__main__':\n    import sys; sys.path[:0] = {sys.path}; {start}\n"
+    (tmp_path / "start.py").write_text(source)
+    runner = subprocess.Popen([sys.executable, tmp_path / "start.py"], stderr=subprocess.DEVNULL)
+    said = tmp_path / "reports" / "pid"
+    wait_until(lambda: said.exists() and said.read_text())
+    runner.kill()
+    runner.wait()
+    kernel = int(said.read_text())
+    wait_until(lambda: not psutil.pid_exists(kernel))
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
