@@ -120,7 +120,7 @@ class StoredImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (len(self.image_ids), *self.store.features.shape[1:])
+        return (len(self.image_ids), *self.store.row_shape)
 
     def __getitem__(self, block: slice) -> Tensor:
         embedded = self.store.get(self.image_ids[block])
@@ -151,8 +151,8 @@ class CorpusOnDisk:
     CIRCO's 123,403 images are 65 GB of ViT-L features and 2 GB of embeddings in float16. Rounding
     to it moved scores on SynthFashion by at most 2e-4, the ranks of 181 of 4,329 targets by one or
     two places, and no Recall@10 or @50. Each image goes once from its file through the frozen
-    encoder and the Q-Former; the result is a store of `extract_features`, so other weights, images
-    or another transform make another one, and one that is interrupted is made from the start.
+    encoder and the Q-Former; the result is a store of `extract_features`, so other weights or
+    another transform make another one, and one that is interrupted is gone on with.
 
     retriever: with the frozen features of the queries' reference images.
     cache: folder of the stores.
@@ -223,8 +223,8 @@ class SavedEmbeddings:
             if len(rows) < n:
                 twice = next(i for row, i in enumerate(arrays[ids]) if rows[i] != row)
                 raise ValueError(f"{path}: {ids} hold {twice!r} twice; keep one")
-            stores[name] = FeatureStore(array, rows, key="")
-        if not np.isfinite(stores["queries"].features).all():
+            stores[name] = FeatureStore((array,), rows, key="")
+        if not np.isfinite(arrays["queries"]).all():
             raise ValueError(f"{path}: queries hold NaN or infinity; make them again")
         return cls(Path(path), **stores)
 

@@ -64,7 +64,7 @@ def test_each_image_is_embedded_once_and_found_again(cirr, on_disk, monkeypatch)
     moved = Corpus(cirr.corpus.image_ids[::-1], cirr.corpus.paths[::-1])
     again = on_disk.embed_corpus(moved)
     assert torch.equal(again[0:3], first[len(moved) - 3 :].flip(0))
-    assert isinstance(again.store.features, np.memmap) and again.store.features.dtype == np.float16
+    assert all(shard.dtype == np.float16 for shard in again.store.shards)
 
 
 @pytest.mark.parametrize("change", ["weights", "heads", "images"])
@@ -81,7 +81,7 @@ def test_another_model_or_corpus_is_another_store(cirr, retriever, on_disk, chan
     assert other.store.key != key
 
 
-def test_an_interrupted_embedding_leaves_nothing(cirr, retriever, tmp_path, monkeypatch):
+def test_an_interrupted_embedding_leaves_nothing_half_done(cirr, retriever, tmp_path, monkeypatch):
     seen = []
 
     def fail(self, pixels):
@@ -94,7 +94,7 @@ def test_an_interrupted_embedding_leaves_nothing(cirr, retriever, tmp_path, monk
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(embeddings._ImageEmbedder, "forward", fail)
         disk.embed_corpus(cirr.corpus)
-    assert seen and list(tmp_path.iterdir()) == []
+    assert seen and [p.name for p in tmp_path.glob("*/*")] == [".0-of-1.lock"]
     assert disk.embed_corpus(cirr.corpus).shape[0] == len(cirr.corpus)
 
 
@@ -157,7 +157,7 @@ def test_images_of_safetensors_stay_on_disk(tmp_path, arrays):
     saved = SavedEmbeddings.open(path)
     with open("/proc/self/maps") as maps:
         assert str(path) in maps.read()
-    assert saved.images.features.shape == (N + 1, 256, 4096)
+    assert saved.images.row_shape == (256, 4096)
 
 
 def test_wrong_and_missing_names_are_named(tmp_path, arrays, queries):

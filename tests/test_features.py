@@ -1,13 +1,23 @@
-"""Frozen features: computed once, found again, rebuilt where damaged."""
+"""Frozen features: computed once for each content, found again, added to, rebuilt where damaged."""
 
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
+from qure_lib import features
 from qure_lib.features import extract_features
 from qure_lib.images import image_transform, read_image
 from qure_lib.model import ModelConfig
@@ -30,6 +40,7 @@ class Patches(nn.Module):
 
 @pytest.fixture
 def images(tmp_path):
+    """Five images, which take three shards."""
     rng = np.random.default_rng(0)
     paths = {}
     for name in "abcde":
@@ -38,24 +49,94 @@ def images(tmp_path):
     return paths
 
 
-def test_features_are_the_encoders_own(images, tmp_path):
-    encoder = Patches()
-    store = extract_features(encoder, images, SMALL, tmp_path / "cache", batch_size=2)
-    pixels = torch.stack([image_transform(16)(read_image(images[i])) for i in "dab"])
-    torch.testing.assert_close(store.get(["d", "a", "b"]), encoder(pixels), atol=2e-3, rtol=1e-3)
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(features, "SHARD_IMAGES", 2)
 
 
-def test_each_image_is_encoded_once_and_found_again(images, tmp_path):
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def shards_in(cache):
+    return sorted(cache.rglob("*.safetensors"))
+
+
+def run_all(target, *argument_lists):
+    """Run processes side by side. Returns their exit codes."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["qure_lib.features"])  # seconds to import
+    start = server.Barrier(len(argument_lists))
+    running = [server.Process(target=target, args=(start, *a)) for a in argument_lists]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    return [process.exitcode for process in running]
+
+
+def test_features_are_the_encoders_own(images, cache):
     encoder = Patches()
-    extract_features(encoder, images, SMALL, tmp_path / "cache")
-    extract_features(encoder, dict(reversed(images.items())), SMALL, tmp_path / "cache")
+    store = extract_features(encoder, images, SMALL, cache, batch_size=1)
+    pixels = torch.stack([image_transform(16)(read_image(images[i])) for i in "dabead"])
+    assert torch.equal(store.get(list("dabead")), encoder(pixels).half().float())
+    assert store.get([]).shape == (0, 4, 192)
+    assert [len(shard) for shard in store.shards] in ([2, 2, 1], [2, 1, 2], [1, 2, 2])
+
+
+def test_the_key_is_a_hash_of_weights_transform_and_contents(images, cache):
+    encoder = Patches()
+    text = f"TargetPad 1.25, bicubic, fp16, ['clip', 16, 14, 1024, 23, 16], {encoder}scale"
+    content = {i: hashlib.sha256(path.read_bytes()).hexdigest() for i, path in images.items()}
+    ids = "".join(f"{i}:{content[i]}" for i in "abcde")
+    slowly = hashlib.sha256(text.encode() + np.float32(1).tobytes() + ids.encode()).hexdigest()
+    assert extract_features(encoder, images, SMALL, cache).key == slowly[:16]
+
+
+def test_each_image_is_encoded_once_and_found_again(images, cache):
+    encoder = Patches()
+    extract_features(encoder, images, SMALL, cache)
+    extract_features(encoder, dict(reversed(images.items())), SMALL, cache)
     assert encoder.seen == 5
 
 
+def test_ids_of_the_same_content_share_a_row(images, cache):
+    encoder = Patches()
+    images["copy"] = images["a"].parent / "copy.png"
+    images["copy"].write_bytes(images["a"].read_bytes())
+    store = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 5 and store.rows["copy"] == store.rows["a"]
+    renamed = extract_features(encoder, {"other": images["c"]}, SMALL, cache)
+    assert encoder.seen == 5
+    assert torch.equal(renamed.get(["other"]), store.get(["c"]))
+
+
+def test_more_images_are_added_in_shards_of_their_own(images, cache):
+    encoder = Patches()
+    few = extract_features(encoder, {i: images[i] for i in "bd"}, SMALL, cache)
+    before = {path: path.read_bytes() for path in shards_in(cache)}
+    store = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 5 and len(before) == 1 and len(shards_in(cache)) == 3
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert torch.equal(store.get(["b", "d"]), few.get(["b", "d"])) and store.key != few.key
+
+
+def test_shards_are_mapped_and_verified_once(images, cache, monkeypatch):
+    encoder = Patches()
+    extract_features(encoder, images, SMALL, cache)
+    monkeypatch.setattr(features._Folder, "_checksum", None)  # would fail
+    store = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 5 and len(store.shards) == 3
+    if sys.platform == "linux":
+        mapped = Path("/proc/self/maps").read_text()
+        assert all(str(path) in mapped for path in shards_in(cache))
+
+
 @pytest.mark.parametrize("change", ["image", "weights", "size", "heads"])
-def test_another_image_encoder_or_size_is_another_store(images, tmp_path, change):
+def test_another_image_encoder_or_size_is_another_store(images, cache, change):
     encoder, config = Patches(), SMALL
-    first = extract_features(encoder, images, config, tmp_path / "cache")
+    first = extract_features(encoder, images, config, cache)
     if change == "image":
         Image.new("RGB", (16, 16), "red").save(images["c"])
     elif change == "weights":
@@ -66,34 +147,157 @@ def test_another_image_encoder_or_size_is_another_store(images, tmp_path, change
     else:
         config = replace(SMALL, image_size=24)
         encoder.forward = lambda p: p.reshape(len(p), 4, -1)
-    second = extract_features(encoder, images, config, tmp_path / "cache")
+    second = extract_features(encoder, images, config, cache)
     assert first.key != second.key
-    assert not np.array_equal(first.features, second.features)
+    assert not torch.equal(first.get(["c"]), second.get(["c"]))
 
 
-@pytest.mark.parametrize("file", ["features.npy", "images.json"])
-@pytest.mark.parametrize("damage", [lambda b: b[:10], lambda b: b"", lambda b: b[:-9] + bytes(9)])
-def test_a_damaged_store_is_made_again(images, tmp_path, file, damage):
+def flip(path):
+    """Change one byte of the features, the size and the time of writing left as they were."""
+    content, status = bytearray(path.read_bytes()), path.stat()
+    content[-9] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def swap(path):
+    """Put a sound shard of another encoder in its place."""
     encoder = Patches()
-    store = extract_features(encoder, images, SMALL, tmp_path / "cache")
-    kept = np.array(store.features)
-    damaged = tmp_path / "cache" / store.key / file
-    damaged.write_bytes(damage(damaged.read_bytes()))
-    again = extract_features(encoder, images, SMALL, tmp_path / "cache")
-    assert np.array_equal(again.features, kept)
-    assert encoder.seen == 10
+    encoder.scale.data += 1
+    other = path.parents[1] / "other"
+    extract_features(encoder, {"b": path.parents[2] / "b.png"}, SMALL, other)
+    path.write_bytes(shards_in(other)[0].read_bytes())
 
 
-def test_an_undecodable_image_leaves_nothing_behind(images, tmp_path):
-    images["c"].write_text("not an image")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        swap,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_bytes(path.read_bytes() + bytes(9)),
+        lambda path: features.save_file({"features": torch.zeros(2, 4, 192).half()}, path),
+    ],
+)
+def test_a_damaged_or_foreign_shard_is_named_and_made_again(images, cache, damage, capsys):
+    encoder = Patches()
+    kept = extract_features(encoder, images, SMALL, cache).get(list("abcde")).clone()
+    damaged = shards_in(cache)[0]
+    rows = len(features.safe_open(damaged, "pt").__enter__().get_tensor("features"))
+    damage(damaged)
+    store = extract_features(encoder, images, SMALL, cache)
+    assert str(damaged) in capsys.readouterr().err and not damaged.exists()
+    assert torch.equal(store.get(list("abcde")), kept)
+    assert encoder.seen == 5 + rows
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "3", "{}", None])
+def test_a_damaged_note_of_what_was_verified_costs_nothing(images, cache, content):
+    encoder = Patches()
+    store = extract_features(encoder, images, SMALL, cache)
+    (note,) = cache.rglob("verified.json")
+    note.write_text(content) if content is not None else note.unlink()
+    again = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 5 and again.rows == store.rows and len(note.read_text()) > 90
+
+
+def extract_and_be_killed(start, images, cache):
+    """Die while the second shard is half written."""
+    features.SHARD_IMAGES, written = 2, []
+    save = features.save_file
+
+    def save_or_die(tensors, path, known):
+        written.append(path)
+        save(tensors, path, known)
+        if len(written) == 2:
+            os.truncate(path, 100)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    features.save_file = save_or_die
+    extract_features(Patches(), images, SMALL, cache)
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_loses_one_shard_and_is_gone_on_with(images, cache):
+    assert run_all(extract_and_be_killed, (images, cache)) == [-signal.SIGKILL]
+    (folder,) = cache.iterdir()
+    assert len(shards_in(folder)) == 2 and len(list(folder.glob("*.safetensors"))) == 1
+    encoder = Patches()
+    store = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 3 and len(store.rows) == 5
+    assert len(shards_in(folder)) == len(list(folder.glob("*.safetensors"))) == 3
+
+
+class Recorder(Patches):
+    """Writes down what it encodes, in a file a process, slowly."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def forward(self, pixels):
+        with open(self.log, "a") as log:
+            log.writelines(f"{hashlib.sha256(p.numpy().tobytes()).hexdigest()}\n" for p in pixels)
+        time.sleep(0.2)
+        return super().forward(pixels)
+
+
+def record(start, images, cache, log, share):
+    features.SHARD_IMAGES, encoder = 2, Recorder(log)
+    start.wait()
+    extract_features(encoder, images, SMALL, cache, 1, share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_processes_at_once_encode_each_image_once(images, cache, tmp_path, world):
+    shares = [(0, 1), (0, 1)] if world == 1 else [(0, 2), (1, 2)]
+    logs = [tmp_path / f"{number}.log" for number in range(2)]
+    jobs = [(images, cache, *pair) for pair in zip(logs, shares, strict=True)]
+    assert run_all(record, *jobs) == [0, 0]
+    encoded = Counter("".join(log.read_text() for log in logs if log.exists()).split())
+    assert len(encoded) == 5 and set(encoded.values()) == {1}
+    encoder = Recorder(None)
+    assert len(extract_features(encoder, images, SMALL, cache).rows) == 5 and encoder.seen == 0
+
+
+def test_shares_add_up_and_wait_for_no_other(images, cache):
+    whole = extract_features(Patches(), images, SMALL, cache.parent / "whole")
+    seen, ids = [], []
+    for rank in range(3):
+        encoder = Patches()
+        others = FileLock(next(cache.rglob(f".{rank - 1}-of-3.lock"), cache.parent / "no.lock"))
+        with others:
+            part = extract_features(encoder, images, SMALL, cache, share=(rank, 3))
+        seen.append(encoder.seen)
+        ids.append(sorted(part.rows))
+    assert seen == [2, 2, 1] and ids == [["a", "d"], ["b", "e"], ["c"]]
+    encoder = Patches()
+    store = extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 0 and store.key == whole.key
+    assert torch.equal(store.get(list("abcde")), whole.get(list("abcde")))
+    with pytest.raises(ValueError, match="rank 0 to world - 1"):
+        extract_features(encoder, images, SMALL, cache, share=(3, 3))
+
+
+@pytest.mark.parametrize("problem", ["undecodable", "missing"])
+def test_a_bad_image_is_named_and_keeps_what_is_done(images, cache, problem):
+    images["c"].write_text("not an image") if problem == "undecodable" else images["c"].unlink()
+    encoder = Patches()
     with pytest.raises(ValueError, match=r"c\.png"):
-        extract_features(Patches(), images, SMALL, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+        extract_features(encoder, images, SMALL, cache)
+    done = shards_in(cache)
+    assert len(done) == (problem == "undecodable")
+    assert not [p for p in cache.rglob(".*") if p.suffix != ".lock"]
+    Image.new("RGB", (16, 16), "red").save(images["c"])
+    extract_features(encoder, images, SMALL, cache)
+    assert encoder.seen == 5
 
 
-def test_unknown_images_are_refused(images, tmp_path):
-    store = extract_features(Patches(), images, SMALL, tmp_path / "cache")
+def test_unknown_images_are_refused(images, cache):
+    store = extract_features(Patches(), images, SMALL, cache)
     with pytest.raises(ValueError, match="'z'"):
         store.get(["a", "z"])
     with pytest.raises(ValueError, match="no images"):
-        extract_features(Patches(), {}, SMALL, tmp_path / "cache")
+        extract_features(Patches(), {}, SMALL, cache)
