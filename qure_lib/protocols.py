@@ -241,8 +241,11 @@ def _embedder(args: argparse.Namespace, query_sets: list[QuerySet]) -> Embedder:
         saved = SavedEmbeddings.open(args.embeddings)
         saved.check_queries([t.query_id for q in query_sets for t in q.triplets])
         return saved
-    references = {i: path for q in query_sets for i, path in q.reference_paths.items()}
-    return CorpusOnDisk(Retriever.open(args.checkpoint, references, args.cache), args.cache)
+    few = args.command != "circo"  # then features are kept, and serve every model of this encoder
+    parts = [q.images if few else q.reference_paths for q in query_sets]
+    images = {i: path for part in parts for i, path in part.items()}
+    retriever = Retriever.open(args.checkpoint, images, args.cache)
+    return retriever if few else CorpusOnDisk(retriever, args.cache)
 
 
 def _report(

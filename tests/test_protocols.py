@@ -1,15 +1,20 @@
 """python -m qure_lib.evaluation: three sources, one JSON object, and faults without a traceback."""
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.stand_in import stand_in
 from qure_lib.data import (
+    find_hp_fashioniq_images,
     load_circo,
     load_cirr,
     load_fashioniq,
@@ -26,7 +31,9 @@ from qure_lib.evaluation import (
     rank_circo,
     rank_cirr,
 )
+from qure_lib.files import file_sha256
 from qure_lib.metrics import recall_at_k
+from qure_lib.model import ClipEncoder, QuReModel
 from qure_lib.protocols import PROTOCOLS, main
 from qure_lib.submissions import write_circo, write_cirr
 
@@ -185,6 +192,45 @@ def test_the_output_names_protocol_corpus_and_prompt(command, folders, saved, st
         p: f"CIRCO val, reference not removed, prompt '{p}'" for p in names
     }
     assert names["repaired"]["metrics"] != names["caption"]["metrics"]
+
+
+def test_hp_fashioniq_encodes_each_image_once_for_all_models(
+    hp_study, stage1, tmp_path, monkeypatch, command
+):
+    """Two models with the same frozen encoder, as any that were trained here from the same."""
+    root, annotations = hp_study
+    judged = load_hp_fashioniq(annotations)
+    paths = find_hp_fashioniq_images(judged, root)
+    encoded, encode = Counter(), ClipEncoder.forward
+
+    def count(self, pixels):
+        encoded.update(hashlib.sha256(p.cpu().numpy().tobytes()).hexdigest() for p in pixels)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(ClipEncoder, "forward", count)
+    trained = QuReModel.load(stage1)
+    trained.query_tokens.data.neg_()
+    trained.save(tmp_path / "trained")
+    shutil.copy(stage1 / "tokenizer.json", tmp_path / "trained")
+    words = ["--root", root, "--annotations", annotations, "--cache", tmp_path / "cache"]
+    one, other = (
+        command("hp-fashioniq", "--checkpoint", folder, *words)
+        for folder in (stage1, tmp_path / "trained")
+    )
+    assert one["n"] == other["n"] == len(judged) and one["metrics"] != other["metrics"]
+    assert len(encoded) == len({file_sha256(path) for path in paths.values()})
+    assert set(encoded.values()) == {1}
+
+
+@pytest.fixture(params=["drawn", pytest.param("real", marks=pytest.mark.slow)])
+def hp_study(request, smoke_world, tmp_path):
+    """A folder of images and judgements of them; the real ones with drawn images."""
+    if request.param == "drawn":
+        return smoke_world, smoke_world / HP
+    annotations = real_annotations("hpfiq")
+    if annotations is None:
+        pytest.skip("QURE_DATA holds no hpfiq")
+    return stand_in("hpfiq", annotations, tmp_path / "images", None), annotations / "hpfiq.json"
 
 
 def test_submissions_score_as_their_model_does(command, sets, retriever, folders, saved, tmp_path):
