@@ -1,0 +1,116 @@
+"""Where a QuRe training step from the feature store spends its time, and what would speed it up.
+
+    python benchmarks/step.py            (the Q-Former as published, over ViT-L's features)
+    python benchmarks/step.py --reduced  (the mini model's)
+
+Steps are the training loop's own, on random features and weights. Rows "step: ..." are shares of
+one step; rows "with ..." are the time of a step less or more that each change would make.
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+from common import ROOT, make_up_training, parser, read_config, seconds, write_rows
+
+from qure_lib import model
+from qure_lib.config import MiningConfig, TrainConfig
+from qure_lib.embeddings import Retriever
+from qure_lib.model import ModelConfig
+from qure_lib.runs import set_seed
+from qure_lib.train import _Loop
+
+PARTS = {  # part of a step -> the calls that it consists of
+    "reading features": [(Retriever, "read_features")],
+    "Q-Former forward": [(model.QuReModel, "encode_query"), (model.QuReModel, "encode_image")],
+    "backward": [(torch.Tensor, "backward")],
+    "optimizer": [(torch.optim.AdamW, "step")],
+}
+
+
+@contextmanager
+def clocks() -> Iterator[dict[str, float]]:
+    """Seconds spent in each part, while the block runs."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(part: str, call: Callable) -> Callable:
+        def run(*arguments, **named):
+            inside = sum(spent.values())
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            spent[part] += time.perf_counter() - start - (sum(spent.values()) - inside)
+            return result
+
+        return run
+
+    with ExitStack() as stack:
+        for part, calls in PARTS.items():
+            for owner, name in calls:
+                clocked = timed(part, getattr(owner, name))
+                stack.enter_context(mock.patch.object(owner, name, clocked))
+        yield spent
+
+
+def make_loop(config: ModelConfig, steps: int, runs: Path, **settings: object) -> _Loop:
+    """A training loop whose epoch has so many steps of 32."""
+    retriever, data = make_up_training(config, 32 * steps, 32 * steps)
+    recipe = TrainConfig(2, mining=MiningConfig("all_corpus"), n_def=2, **settings)
+    return _Loop(recipe, retriever, data, runs, "step")
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    published = replace(ModelConfig(), vision_layers=1)  # its features are stored, not computed
+    config = read_config(ROOT / "data_prep" / "mini_stage1") if options.reduced else published
+    steps, size = (20, "mini model") if options.reduced else (3, "published Q-Former, ViT-L")
+    size += ", batch 32"
+    with tempfile.TemporaryDirectory() as folder:
+        loop = make_loop(config, steps, Path(folder))
+        loop._steps(0, set_seed(0))
+        start = time.perf_counter()
+        with clocks() as spent:
+            loop._steps(0, set_seed(0))
+        whole = time.perf_counter() - start
+        rows = [{"what": "step", "value": 1000 * whole / steps, "unit": "ms"}]
+        spent["everything else"] = whole - sum(spent.values())
+        for part, taken in spent.items():
+            rows.append({"what": f"step: {part}", "value": 100 * taken / whole, "unit": "%"})
+        qformer = spent["Q-Former forward"] + spent["backward"]
+        rows.append({"what": "step: Q-Former in all", "value": 100 * qformer / whole, "unit": "%"})
+        rows += compare(loop, steps)
+    write_rows([row | {"size": size} for row in rows], options.out, "step")
+
+
+def compare(loop: _Loop, steps: int) -> list[dict]:
+    """A step's time without a change and with each of them, in one run."""
+    parameters, group = loop.parameters.values(), loop.optimizer.param_groups[0]
+    chosen = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+    plain = seconds(lambda: loop._steps(0, set_seed(0)), 2)
+
+    def row(what: str) -> dict:
+        ratio = plain / seconds(lambda: loop._steps(0, set_seed(0)), 2)
+        return {"what": f"with {what}: times as fast", "value": ratio, "unit": "ratio"}
+
+    rows = []
+    before, loop.optimizer = loop.optimizer, torch.optim.AdamW(parameters, fused=True, **chosen)
+    rows.append(row("fused AdamW"))
+    loop.optimizer = before
+    with torch.autocast(loop.retriever.device.type, torch.bfloat16):
+        rows.append(row("bfloat16"))
+    encode_image, encode_query = loop.model.encode_image, loop.model.encode_query
+    loop.model.encode_image = torch.compile(encode_image, dynamic=True)
+    loop.model.encode_query = torch.compile(encode_query, dynamic=True)
+    rows.append(row("torch.compile"))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
