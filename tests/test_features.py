@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -262,13 +264,15 @@ def test_processes_at_once_encode_each_image_once(images, cache, tmp_path, world
     assert len(extract_features(encoder, images, SMALL, cache).rows) == 5 and encoder.seen == 0
 
 
-def test_shares_add_up_and_wait_for_no_other(images, cache):
+def test_shares_add_up_and_wait_for_no_other(images, cache, monkeypatch):
+    monkeypatch.setattr(features, "FileLock", partial(FileLock, timeout=2))
     whole = extract_features(Patches(), images, SMALL, cache.parent / "whole")
     seen, ids = [], []
     for rank in range(3):
         encoder = Patches()
-        others = FileLock(next(cache.rglob(f".{rank - 1}-of-3.lock"), cache.parent / "no.lock"))
-        with others:
+        with ExitStack() as held:
+            for lock in cache.rglob("*.lock"):
+                held.enter_context(FileLock(lock))
             part = extract_features(encoder, images, SMALL, cache, share=(rank, 3))
         seen.append(encoder.seen)
         ids.append(sorted(part.rows))
