@@ -7,10 +7,10 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -145,8 +145,8 @@ def _content_of(path: Path) -> str:
 def _in_threads(function: Callable, items: list, what: str) -> list:
     """`function` of each item, in order; a bar shows where that takes longer than two seconds."""
     bar = {"unit": "file", "mininterval": 1.0, "delay": 2.0, "leave": False}
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(tqdm(pool.map(function, items), what, len(items), **bar))
+    with ThreadPool(THREADS) as pool:
+        return list(tqdm(pool.imap(function, items), what, len(items), **bar))
 
 
 class _Folder:
@@ -262,8 +262,8 @@ def _encode(
     transform = image_transform(image_size)
     device = next(encoder.parameters()).device
     features = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        pixels = pool.map(lambda path: transform(read_image(path)), paths)
+    with ThreadPool(THREADS) as pool:
+        pixels = pool.imap(lambda path: transform(read_image(path)), paths)
         while batch := list(islice(pixels, batch_size)):
             features.append(encoder(torch.stack(batch).to(device)).half().cpu())
             bar.update(len(batch))
