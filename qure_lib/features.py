@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -211,13 +211,18 @@ class _Folder:
         digest.update(features)
         return digest.hexdigest()
 
+    def sweep(self) -> None:
+        """Remove what killed processes left half written: nobody holds the lock of its share."""
+        for lock in self.path.glob(".*.lock"):
+            with suppress(Timeout), FileLock(lock, timeout=0):
+                for scratch in self.path.glob(f"{lock.stem}-*"):
+                    shutil.rmtree(scratch)
+
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold this share's lock; what a killed process left of a shard is removed."""
+        """Hold this share's lock, and know what others have added."""
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / f".{self.share}.lock"):
-            for scratch in self.path.glob(f".{self.share}-*"):
-                shutil.rmtree(scratch)
             self.refresh()
             yield
 
@@ -242,6 +247,7 @@ class _Folder:
 def _encode_missing(
     encoder: nn.Module, paths: Mapping[str, Path], image_size: int, batch_size: int, folder: _Folder
 ) -> None:
+    folder.sweep()
     missing = [content for content in paths if content not in folder.rows]
     with tqdm(total=len(missing), desc="encoding", unit="image", mininterval=1.0) as bar:
         for start in range(0, len(missing), SHARD_IMAGES):

@@ -205,7 +205,7 @@ def test_a_damaged_note_of_what_was_verified_costs_nothing(images, cache, conten
 
 
 def extract_and_be_killed(start, images, cache):
-    """Die while the second shard is half written."""
+    """As the first of two, encode "a" and "c", and die while the shard of "e" is half written."""
     features.SHARD_IMAGES, written = 2, []
     save = features.save_file
 
@@ -217,7 +217,7 @@ def extract_and_be_killed(start, images, cache):
             os.kill(os.getpid(), signal.SIGKILL)
 
     features.save_file = save_or_die
-    extract_features(Patches(), images, SMALL, cache)
+    extract_features(Patches(), images, SMALL, cache, share=(0, 2))
 
 
 @pytest.mark.slow
