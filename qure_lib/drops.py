@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RULES = ("release", "largest")
+TRIED = 16  # largest drops among which a pair is looked for first
 
 
 @dataclass(frozen=True)
@@ -66,33 +68,47 @@ def find_steepest_drops(
             f"search_window ({search_window}) at least 1 or None"
         )
     drops = _drops_below_target(ranked_scores, target_ranks, search_window)
-    size, rank = torch.sort(drops, dim=1, descending=True, stable=True)
-    pairs = torch.stack([rank[:, :-1], rank[:, 1:]])  # (2, Q, pairs), neighbours by size
-    qualifies = size[:, 1:] >= 0
-    if rule == "release":
-        qualifies &= (pairs[0] - pairs[1]).abs() > consecutive_threshold
-    else:
-        qualifies[:, 1:] = False
-    if qualifies.shape[1] == 0:
-        none = torch.full_like(target_ranks, -1)
-        return DropPair(none, none.clone())
-    best = qualifies.int().argmax(dim=1, keepdim=True)  # the first that qualifies
-    chosen = torch.cat([p.gather(1, best) for p in pairs], dim=1)
-    chosen[~qualifies.any(dim=1)] = -1
+    apart = consecutive_threshold if rule == "release" else 0  # any two are: the largest
+    chosen = _first_pair_apart(drops, apart, TRIED)
     return DropPair(chosen.amin(dim=1), chosen.amax(dim=1))
 
 
 def _drops_below_target(
     ranked_scores: Tensor, target_ranks: Tensor, search_window: int | None
 ) -> Tensor:
-    """(Q, N - 1) drop after each rank; -1 where it is not below the target or out of the window."""
+    """(Q, N + 1) drop after each rank; -1 where it is not below the target or out of the window."""
     drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]
-    target_scores = ranked_scores.gather(1, target_ranks[:, None])
-    allowed = ranked_scores[:, :-1] < target_scores
+    allowed = ranked_scores[:, :-1] < ranked_scores.gather(1, target_ranks[:, None])
     if search_window is not None:
         ranks = torch.arange(drops.shape[1], device=drops.device)
         allowed &= ranks <= target_ranks[:, None] + search_window
-    return drops.masked_fill(~allowed, -1.0)
+    return F.pad(drops.masked_fill_(~allowed, -1), (0, 2), value=-1)  # two for a pair, always
+
+
+def _first_pair_apart(drops: Tensor, apart: int, tried: int) -> Tensor:
+    """(Q, 2) ranks of the first neighbours by size more than `apart` ranks apart; -1 for none.
+
+    The `tried` largest drops nearly always tell; where they do not, all are sorted. Of those equal
+    to the least of them some may have been left out, so they do not count.
+    """
+    tried = min(tried, drops.shape[1])
+    size, rank = _largest(drops, tried)
+    least = size[:, -1:] if tried < drops.shape[1] else -1
+    qualifies = (size[:, 1:] > least) & (rank.diff(dim=1).abs() > apart)
+    best = qualifies.int().argmax(dim=1, keepdim=True)
+    pair = rank.gather(1, torch.cat([best, best + 1], dim=1))
+    pair[~qualifies.any(dim=1)] = -1
+    unsettled = (pair[:, 0] < 0) & (size[:, -1] >= 0)
+    if tried < drops.shape[1] and unsettled.any():
+        pair[unsettled] = _first_pair_apart(drops[unsettled], apart, drops.shape[1])
+    return pair
+
+
+def _largest(drops: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(Q, count) sizes and ranks of the largest drops; of equal ones the better-ranked first."""
+    rank = drops.topk(count, dim=1).indices.sort(dim=1).values
+    size, order = drops.gather(1, rank).sort(dim=1, descending=True, stable=True)
+    return size, rank.gather(1, order)
 
 
 def _check(ranked_scores: Tensor, target_ranks: Tensor, rule: str) -> None:
@@ -103,7 +119,7 @@ def _check(ranked_scores: Tensor, target_ranks: Tensor, rule: str) -> None:
             f"ranked_scores {tuple(ranked_scores.shape)} must be (Q, N) and "
             f"target_ranks {tuple(target_ranks.shape)} (Q,)"
         )
-    if not torch.isfinite(ranked_scores).all():
+    if not torch.isfinite(ranked_scores.sum(dtype=torch.float64)):
         raise ValueError("ranked_scores hold NaN or infinity; look at the model's embeddings")
     if (ranked_scores[:, 1:] > ranked_scores[:, :-1]).any():
         raise ValueError("ranked_scores must be sorted, best first, in every row")

@@ -76,6 +76,30 @@ def test_any_threshold_against_the_plain_rule(seed, n, threshold):
         assert (found.first[query].item(), found.second[query].item()) == expected
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 90), st.integers(0, 40), st.sampled_from([32, 64]))
+def test_more_drops_than_are_tried_first_and_many_of_one_size(seed, n, threshold, bits):
+    generator = np.random.default_rng(seed)
+    scores = -np.sort(-generator.integers(0, 4 * n, (4, n))).astype(f"float{bits}") / 4
+    ranks = generator.integers(0, max(n // 3, 1), 4)
+    found = find_steepest_drops(
+        torch.tensor(scores), torch.tensor(ranks), consecutive_threshold=threshold
+    )
+    for query in range(4):
+        expected = plain_drops(scores[query], ranks[query], "release", threshold) or (-1, -1)
+        assert (found.first[query].item(), found.second[query].item()) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_a_hundred_equal_drops_the_best_ranked_counts(dtype):
+    drops = torch.ones(2, 100, dtype=dtype)
+    drops[:, [90, 91]] = torch.tensor([2.0, 3.0], dtype=dtype)
+    scores = drops.flip(1).cumsum(dim=1).flip(1)
+    found = find_steepest_drops(scores, torch.tensor([0, 20]))
+    # the two largest are neighbours, so that the larger is discarded
+    assert (found.first.tolist(), found.second.tolist()) == ([1, 21], [90, 90])
+
+
 def test_temperature_and_offset_move_no_drop():
     scores = torch.rand(20, 50, dtype=torch.float64).sort(dim=1, descending=True).values
     ranks = torch.randint(0, 20, (20,))
