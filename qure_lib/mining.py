@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .config import MiningConfig
 from .drops import find_steepest_drops
-from .ranking import DEFAULT_MEMORY, Ranking, rank_scores, score_corpus
+from .ranking import DEFAULT_MEMORY, ImagesOnDisk, Ranking, rank_scores, score_corpus
 
 Window = tuple[Tensor, Tensor]  # (q,) first rank in the set, (q,) first rank after it
 
@@ -240,7 +241,7 @@ class MiningReport:
 
 def mine_hard_negatives(
     queries: Tensor,
-    images: Tensor,
+    images: Tensor | ImagesOnDisk,
     targets: Tensor,
     config: MiningConfig,
     relevance: Tensor | None = None,
@@ -251,10 +252,10 @@ def mine_hard_negatives(
 
     Args:
         queries: (Q, D) query embeddings.
-        images: (N, T, D) image embeddings.
+        images: (N, T, D) image embeddings, in memory or on disk.
         targets: (Q,) corpus position of each target.
         relevance: (Q, N) graded relevance where it is known, for the report alone.
-        memory: bytes for one chunk of scores.
+        memory: bytes for scores and their ranking, as in `ranking.score_corpus`.
         references: (Q,) corpus position of each reference, -1 where it is not in the corpus, to
             keep it out of every set; None, as released, leaves it in. It is ranked as low as the
             lowest other, so that it makes no drop of its own, and the report counts it there.
@@ -270,40 +271,54 @@ def mine_hard_negatives(
     """
     if config.strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {sorted(STRATEGIES)}, not {config.strategy!r}")
-    if len(targets) != len(queries) or ((targets < 0) | (targets >= len(images))).any():
-        raise ValueError(f"targets must be (Q,) positions in the corpus of {len(images)} images")
-    sizes, negatives, frames, moments = [], [], [], np.zeros((2, len(images)))
+    n = images.shape[0]
+    if len(targets) != len(queries) or ((targets < 0) | (targets >= n)).any():
+        raise ValueError(f"targets must be (Q,) positions in the corpus of {n} images")
+    negatives, frames, moments = [], [], torch.zeros(2, n, dtype=torch.float64)
     for rows, scores in score_corpus(queries, images, memory):
-        excluded = None if references is None else references[rows, None].to(scores.device)
-        ranking = rank_scores(scores if excluded is None else _at_the_end(scores, excluded))
-        target_ranks = ranking.ranks_of(targets[rows])
-        start, stop = STRATEGIES[config.strategy](ranking, target_ranks, config)
-        if config.set_size is not None:
-            stop = torch.where(stop > start, start + config.set_size, stop)
-        window = start, stop
-        inside = _inside_window(window, target_ranks, len(images))
+        excluded = None if references is None else references[rows].to(scores.device)
         if excluded is not None:
-            inside &= ranking.order != excluded
-        sizes.append(inside.sum(dim=1))
-        negatives.append(ranking.order[inside])
-        chunk = relevance[rows].to(ranking.order.device) if relevance is not None else None
-        frames.append(_describe(ranking, target_ranks, window, inside, chunk))
-        scores = ranking.scores.double().cpu().numpy()
-        moments += scores.sum(axis=0), (scores**2).sum(axis=0)
-    mean, square = moments / len(queries)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(sizes).cpu().cumsum(0)])
-    found = offsets, torch.cat(negatives).cpu(), targets.cpu(), len(images)
-    chosen = HardNegativeSet(*found, references)
-    std = np.sqrt(np.maximum(square - mean**2, 0))
+            _put_last(scores, excluded)
+        ranking = rank_scores(scores)
+        target_ranks = ranking.ranks_of(targets[rows])
+        members = _members(ranking, target_ranks, config, excluded)
+        negatives.append(ranking.order[members].cpu())
+        graded = None if relevance is None else relevance[rows].to(scores.device)
+        frames.append(_describe(ranking, target_ranks, members, graded))
+        exact = ranking.scores.double()
+        moments += torch.stack([exact.sum(dim=0), exact.square().sum(dim=0)]).cpu()
     per_query = pd.concat(frames, ignore_index=True)
+    offsets = F.pad(torch.tensor(per_query.set_size.to_numpy()).cumsum(0), (1, 0))
+    chosen = HardNegativeSet(offsets, torch.cat(negatives), targets.cpu(), n, references)
+    mean, square = (moments / len(queries)).numpy()
+    std = np.sqrt(np.maximum(square - mean**2, 0))
     return chosen, MiningReport(config.strategy, per_query, mean, std)
 
 
-def _at_the_end(scores: Tensor, references: Tensor) -> Tensor:
-    """(q, N) scores with those at (q, 1) references as low as the lowest other; -1 for none."""
-    excluded = torch.arange(scores.shape[1], device=scores.device) == references
-    lowest = scores.masked_fill(excluded, torch.inf).amin(dim=1, keepdim=True)
-    return torch.where(excluded, lowest, scores)
+def _put_last(scores: Tensor, references: Tensor) -> None:
+    """Lower (q, N) scores, in place, at (q,) references to the lowest other; -1 for none."""
+    rows = (references >= 0).nonzero().flatten()
+    at = rows, references[rows]
+    scores[at] = torch.inf
+    scores[at] = scores[rows].amin(dim=1)
+
+
+def _members(
+    ranking: Ranking, target_ranks: Tensor, config: MiningConfig, excluded: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(M,) query and (M,) rank of every image in a set: in its window, not the target, allowed."""
+    start, stop = STRATEGIES[config.strategy](ranking, target_ranks, config)
+    if config.set_size is not None:
+        stop = torch.where(stop > start, start + config.set_size, stop)
+    start = start.clamp(min=0)
+    lengths = (stop.clamp(max=ranking.scores.shape[1]) - start).clamp(min=0)
+    query = torch.repeat_interleave(lengths)
+    before = lengths.cumsum(0) - lengths
+    rank = torch.arange(len(query), device=query.device) + (start - before)[query]
+    kept = rank != target_ranks[query]
+    if excluded is not None:
+        kept &= ranking.order[query, rank] != excluded[query]
+    return query[kept], rank[kept]
 
 
 def zone_ranks(
@@ -328,52 +343,70 @@ def zone_ranks(
     }
 
 
-def _inside_window(window: Window, target_ranks: Tensor, n: int) -> Tensor:
-    """(q, N) by rank: in the set, that is in the window and not the target."""
-    ranks = torch.arange(n, device=target_ranks.device)
-    start, stop = (bound[:, None] for bound in window)
-    return (ranks >= start) & (ranks < stop) & (ranks != target_ranks[:, None])
-
-
 def _describe(
     ranking: Ranking,
     target_ranks: Tensor,
-    window: Window,
-    inside: Tensor,
+    members: tuple[Tensor, Tensor],
     relevance: Tensor | None,
 ) -> pd.DataFrame:
     """The report's rows for one chunk of queries."""
-    scores = ranking.scores.double()
+    scores, (query, rank) = ranking.scores, members
+    sizes = torch.bincount(query, minlength=len(scores))
+    end = sizes.cumsum(0)
+    bounds = torch.full((2, len(scores)), torch.nan, dtype=torch.float64, device=scores.device)
+    full = sizes > 0
+    bounds[:, full] = torch.stack([rank[(end - sizes)[full]], rank[end[full] - 1]]).double()
     centred = scores - scores.mean(dim=1, keepdim=True)
-    target_scores = scores.gather(1, target_ranks[:, None]).squeeze(1)
-    ranks = torch.arange(scores.shape[1], device=scores.device)
-    empty = ~inside.any(dim=1)
-    start = inside.int().argmax(dim=1).double().masked_fill(empty, torch.nan)
-    end = torch.where(inside, ranks, -1).amax(dim=1).double().masked_fill(empty, torch.nan)
+    squares = centred * centred
+    variance, third = (m.mean(dim=1).double() for m in (squares, squares * centred))
+    margins = scores.gather(1, target_ranks[:, None])[query, 0] - scores[members]
     columns = {
         "target_rank": target_ranks,
-        "window_start": start,
-        "window_end": end,
-        "set_size": inside.sum(dim=1),
-        "score_margin": target_scores - _masked_mean(scores, inside),
-        "score_skewness": (centred**3).mean(dim=1) / (centred**2).mean(dim=1).pow(1.5),
+        "window_start": bounds[0],
+        "window_end": bounds[1],
+        "set_size": sizes,
+        "score_margin": _mean_by_query(margins, query, sizes),
+        "score_skewness": third / variance.pow(1.5),
         "largest_gap": -scores.diff(dim=1, append=scores[:, -1:]).amin(dim=1),
     }
     if relevance is not None:
+        below = first_rank_below_target(ranking, target_ranks)
         graded = relevance.gather(1, ranking.order)
-        wanted = graded.gather(1, target_ranks[:, None])
-        below_target = scores < target_scores[:, None]
-        false_negative = (graded >= wanted) & (ranks != target_ranks[:, None])
-        columns |= {
-            "relevance_above": _masked_mean(graded, below_target & (ranks < start[:, None])),
-            "relevance_inside": _masked_mean(graded, inside),
-            "relevance_below": _masked_mean(graded, ranks > end[:, None]),
-            "false_negatives": (false_negative & inside).sum(dim=1),
-            "false_negatives_top10": false_negative[:, :10].sum(dim=1),
-        }
+        columns |= _describe_relevance(graded, target_ranks, members, below, bounds)
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """(q, N) -> (q,) mean where the mask holds; NaN where it holds nowhere."""
-    return values.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1)
+def _describe_relevance(
+    graded: Tensor,
+    target_ranks: Tensor,
+    members: tuple[Tensor, Tensor],
+    below: Tensor,
+    bounds: Tensor,
+) -> dict[str, Tensor]:
+    """The report's columns on (q, N) graded relevance by rank.
+
+    below: (q,) first rank below the target. bounds: (2, q) first and last rank of each set.
+    """
+    query, _ = members
+    sizes = torch.bincount(query, minlength=len(graded))
+    fits = graded >= graded.gather(1, target_ranks[:, None])
+    sums = F.pad(graded.cumsum(dim=1, dtype=torch.float64), (1, 0))
+    start, last = bounds.nan_to_num().long()
+
+    def mean(first: Tensor, stop: Tensor) -> Tensor:
+        """Of the ranks from first to before stop; NaN where there are none, or there is no set."""
+        total = sums.gather(1, stop[:, None]) - sums.gather(1, first[:, None])
+        return total.squeeze(1) / (stop - first).where((stop > first) & (sizes > 0), torch.nan)
+
+    return {
+        "relevance_above": mean(below, start),
+        "relevance_inside": _mean_by_query(graded[members], query, sizes),
+        "relevance_below": mean(last + 1, torch.full_like(last, graded.shape[1])),
+        "false_negatives": torch.bincount(query[fits[members]], minlength=len(graded)),
+        "false_negatives_top10": fits[:, :10].sum(dim=1) - (target_ranks < 10).long(),
+    }
+
+
+def _mean_by_query(values: Tensor, query: Tensor, sizes: Tensor) -> Tensor:
+    """(M,) values, and the query of each -> (q,) means; NaN for a query without any."""
+    return torch.bincount(query, values.double(), minlength=len(sizes)) / sizes

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .model import relevance_scores
 
-DEFAULT_MEMORY = 256 * 2**20  # bytes for one chunk's (q, N, T) product
-SORTING = 32  # bytes that sorting takes for each score: the score, its place, and copies of both
+DEFAULT_MEMORY = 256 * 2**20  # bytes for the scores of a group of queries and for sorting them
+SORTING = 40  # bytes that sorting, and what is done to a ranking, take for each score
+CHUNK = 32 * 2**20  # bytes of one chunk's sorting: larger ones leave the cache
+QUERIES = 256  # scored at once against a block of images
+PRODUCT = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}  # bytes of a block's (QUERIES, n, T) product
 
 
 class ImagesOnDisk(Protocol):
@@ -38,11 +44,38 @@ class Ranking:
 def rank_scores(scores: Tensor) -> Ranking:
     """(Q, N) relevance scores -> Ranking; equal scores keep the order of the corpus.
 
+    Raises:
+        ValueError: a score is NaN.
+
     Example:
         >>> rank_scores(torch.tensor([[.2, .9, .2]])).order.tolist()
         [[1, 0, 2]]
     """
-    return Ranking(*torch.sort(scores, dim=1, descending=True, stable=True))
+    sort = _sort_packed if scores.dtype == torch.float32 and not scores.is_cuda else _sort
+    ranking = Ranking(*sort(scores))
+    if ranking.scores[:, [0, -1]].isnan().any():  # where any sort leaves them
+        raise ValueError("relevance scores hold NaN; look at the model's embeddings")
+    return ranking
+
+
+def _sort(scores: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sort(scores, dim=1, descending=True, stable=True)
+
+
+def _sort_packed(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """`_sort` of float32 scores: each with its place in one int64, which NumPy sorts with SIMD."""
+    keys = _as_ordered((0 - scores).view(torch.int32)).long() << 32
+    keys |= torch.arange(scores.shape[1])
+    parts = np.array_split(keys.numpy(), torch.get_num_threads())
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(lambda part: part.sort(axis=1), parts))
+    ranked = 0 - _as_ordered((keys >> 32).int()).view(torch.float32)
+    return ranked, keys.bitwise_and_(0xFFFFFFFF)
+
+
+def _as_ordered(bits: Tensor) -> Tensor:
+    """int32 bits of float32 numbers -> int32 that sort as the numbers do; and back."""
+    return bits ^ (bits >> 31 & 0x7FFFFFFF)
 
 
 def score_corpus(
@@ -52,9 +85,10 @@ def score_corpus(
 
     Args:
         queries: (Q, D) query embeddings.
-        images: (N, T, D) image embeddings; those on disk are read a block at a time.
-        memory: bytes that the (q, N, T) product of one chunk may take; for images on disk, half of
-            it bounds a block, the other half its product, and all of it sorting a chunk's scores.
+        images: (N, T, D) image embeddings; those on disk are read once for each group of queries.
+        memory: bytes; half of it holds the scores of a group of queries, the other half is for
+            sorting a chunk of them. Beside it there is a block of images and its product, of some
+            megabytes (`PRODUCT`).
 
     Yields:
         (rows, scores): a slice of queries and their (q, N) scores.
@@ -62,23 +96,36 @@ def score_corpus(
     Raises:
         ValueError: not even one query fits in `memory`, or the embeddings differ in length.
     """
-    n, tokens, width = images.shape
+    n, _, width = images.shape
     if queries.shape[1] != width:
         raise ValueError(
             f"queries have {queries.shape[1]} dimensions and images {width}; take both of one model"
         )
-    on_disk = not isinstance(images, Tensor)
-    per_query = n * (SORTING if on_disk else tokens * images.element_size())
-    chunk = memory // per_query
-    block = memory // (8 * tokens * max(min(chunk, len(queries)), width)) if on_disk else n
-    if chunk < 1 or block < 1:
+    if memory < 2 * n * SORTING:
         raise ValueError(
-            f"one query against {n} images takes {per_query} bytes, memory is {memory}"
+            f"one query against {n} images takes {2 * n * SORTING} bytes, memory is {memory}"
         )
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, min(start + chunk, len(queries)))
-        blocks = (images[s : s + block].to(queries.device) for s in range(0, n, block))
-        yield rows, torch.cat([relevance_scores(queries[rows], b) for b in blocks], dim=1)
+    group = memory // (2 * n * queries.element_size())
+    chunk = max(min(memory // 2, CHUNK) // (n * SORTING), 1)
+    for first in range(0, len(queries), group):
+        scores = _score(queries[first : first + group], images)
+        for start in range(0, len(scores), chunk):
+            part = scores[start : start + chunk]
+            yield slice(first + start, first + start + len(part)), part
+
+
+def _score(queries: Tensor, images: Tensor | ImagesOnDisk) -> Tensor:
+    """(q, N) scores, from blocks of images small enough for their product to stay in the cache."""
+    n, tokens, width = images.shape
+    most = PRODUCT[queries.device.type] // (queries.element_size() * tokens * max(QUERIES, width))
+    blocks = -(-n // max(most, 1))
+    scores = queries.new_empty(len(queries), n)
+    for start, stop in pairwise(n * i // blocks for i in range(blocks + 1)):
+        block = images[start:stop].to(queries.device)
+        for first in range(0, len(queries), QUERIES):
+            rows = slice(first, first + QUERIES)
+            scores[rows, start:stop] = relevance_scores(queries[rows], block)
+    return scores
 
 
 def rank_corpus(

@@ -16,7 +16,7 @@ from qure_lib import embeddings
 from qure_lib.data import Corpus, QuerySet, Triplet, load_circo, load_cirr
 from qure_lib.embeddings import CorpusOnDisk, Retriever, SavedEmbeddings
 from qure_lib.evaluation import evaluate_circo, evaluate_cirr
-from qure_lib.ranking import score_corpus
+from qure_lib.ranking import SORTING, score_corpus
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,9 @@ def test_saved_embeddings_are_matched_by_name(tmp_path, arrays, queries, kind):
     saved = SavedEmbeddings.open(save(tmp_path, arrays, kind))
     saved.check_queries([t.query_id for t in queries.triplets])
     embedded, images = saved.embed_queries(queries), saved.embed_corpus(queries.corpus)
-    scores = torch.cat([s for _, s in score_corpus(embedded, images, memory=4 * 3 * 8 * 4)])
+    scores = torch.cat(
+        [s for _, s in score_corpus(embedded, images, memory=2 * len(queries.corpus) * SORTING)]
+    )
     for q in range(Q):
         for i in range(N):
             image = arrays["images"][arrays["image_ids"].index(str(i))].astype(float)

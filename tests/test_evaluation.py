@@ -72,7 +72,7 @@ def test_a_scorer_that_knows_the_relevance_gets_everything(case):
 def test_memory_changes_nothing(case):
     queries, relevance, embedded = case
     whole = evaluate_all_that_fit({"c": embedded}, {"c": queries}, {"c": relevance})
-    parts = evaluate_all_that_fit({"c": embedded}, {"c": queries}, {"c": relevance}, memory=500)
+    parts = evaluate_all_that_fit({"c": embedded}, {"c": queries}, {"c": relevance}, memory=2000)
     assert whole.equals(parts)
 
 
@@ -139,7 +139,7 @@ def test_circo_counts_every_ground_truth(protocols, exclude):
 def test_memory_changes_neither(protocols):
     queries, retriever, _ = protocols
     for evaluate in (evaluate_cirr, evaluate_circo):
-        assert evaluate(retriever, queries, memory=500).equals(evaluate(retriever, queries))
+        assert evaluate(retriever, queries, memory=2000).equals(evaluate(retriever, queries))
 
 
 @pytest.mark.parametrize("without", ["target", "group", "ground_truths"])
@@ -218,7 +218,7 @@ def test_a_set_scores_the_mean_of_its_five_images(judged):
             assert frame["agrees"][k] == (better == row.preferred)
             assert frame["one_sided"][k] == (better == 1)
     assert frame["agrees"][5] == 0.5  # the same images in another order are a tie, exactly
-    pd.testing.assert_frame_equal(evaluate_hp_fashioniq(retriever, judged, memory=N * 2 * 4), frame)
+    pd.testing.assert_frame_equal(evaluate_hp_fashioniq(retriever, judged, memory=5000), frame)
 
 
 def test_judged_queries_are_queries_by_row_and_need_their_files(judged):

@@ -1,13 +1,15 @@
 """Hard negatives: strategies, ragged sets, sampling, and the report."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from test_ranking import OnDisk
 
 from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.drops import find_steepest_drops
 from qure_lib.mining import STRATEGIES, HardNegativeSet, mine_hard_negatives, zone_ranks
-from qure_lib.ranking import rank_scores
+from qure_lib.ranking import SORTING, rank_scores
 
 
 def world(scores):
@@ -61,7 +63,7 @@ def test_sets_are_the_window_of_each_query_and_never_hold_the_target():
             *world(scores.tolist()),
             targets,
             MiningConfig(strategy, top_k=5),
-            memory=30 * 30 * 8 * 7,
+            memory=2 * 30 * SORTING * 7,
         )
         assert all(target not in chosen[q] for q, target in enumerate(targets))
         assert report.per_query.set_size.tolist() == chosen.sizes.tolist()
@@ -69,6 +71,19 @@ def test_sets_are_the_window_of_each_query_and_never_hold_the_target():
             for q in range(40):
                 ranks = drops.hard_negative_ranks(q)
                 assert chosen[q].tolist() == ranking.order[q, ranks].tolist()
+
+
+def test_a_corpus_on_disk_gives_the_same_sets_from_few_slices():
+    torch.manual_seed(0)
+    queries, images = torch.rand(30, 8), torch.rand(50, 3, 8)
+    targets, stored = torch.randint(0, 50, (30,)), OnDisk(images)
+    expected, known = mine_hard_negatives(queries, images, targets, MiningConfig())
+    memory = 2 * 50 * SORTING  # sorting one query, and the scores of ten
+    found, report = mine_hard_negatives(queries, stored, targets, MiningConfig(), memory=memory)
+    assert torch.equal(found.offsets, expected.offsets) and len(expected.negatives) > 100
+    assert torch.equal(found.negatives, expected.negatives)
+    pd.testing.assert_frame_equal(report.per_query, known.per_query)
+    assert sum(stored.read) == 3 * 50
 
 
 def test_a_query_without_a_pair_draws_uniformly_and_is_counted():
@@ -113,7 +128,7 @@ def test_the_report_against_a_plain_loop():
         targets,
         MiningConfig(),
         relevance=relevance,
-        memory=20 * 20 * 8 * 3,
+        memory=2 * 20 * SORTING * 3,
     )
     for q, row in enumerate(report.per_query.itertuples()):
         order = np.argsort(-scores[q].numpy(), kind="stable")

@@ -1,10 +1,15 @@
 """Ranking in bounded memory, under one tie rule."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from qure_lib import ranking
 from qure_lib.model import paired_scores, relevance_scores
-from qure_lib.ranking import rank_corpus, rank_scores, score_corpus
+from qure_lib.ranking import SORTING, rank_corpus, rank_scores, score_corpus
 
 
 def unit(*shape):
@@ -30,17 +35,52 @@ def test_scores_against_a_plain_loop():
 
 def test_chunks_change_nothing_and_bound_the_memory():
     queries, images = unit(10, 8), unit(7, 3, 8)
-    per_query = 7 * 3 * 8
     whole = torch.cat([s for _, s in score_corpus(queries, images)])
-    chunks = list(score_corpus(queries, images, memory=4 * per_query))
-    assert [len(s) for _, s in chunks] == [4, 4, 2]
+    chunks = list(score_corpus(queries, images, memory=2 * 4 * 7 * SORTING))
+    assert [(r.start, r.stop) for r, _ in chunks] == [(0, 4), (4, 8), (8, 10)]
     torch.testing.assert_close(torch.cat([s for _, s in chunks]), whole)
 
 
+def test_blocks_of_images_and_of_queries_change_nothing(monkeypatch):
+    queries, images = unit(10, 8), unit(70, 3, 8)
+    whole = torch.cat([s for _, s in score_corpus(queries, images)])
+    monkeypatch.setattr(ranking, "QUERIES", 4)
+    monkeypatch.setattr(ranking, "PRODUCT", {"cpu": 8 * 3 * 8 * 9})  # nine images a block
+    blocked = torch.cat([s for _, s in score_corpus(queries, images)])
+    torch.testing.assert_close(blocked, whole)
+
+
 def test_equal_scores_keep_the_order_of_the_corpus():
-    ranking = rank_scores(torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.5]]))
-    assert ranking.order.tolist() == [[1, 3, 0, 2, 4]]
-    assert ranking.ranks_of(torch.tensor([2])).tolist() == [3]
+    ranked = rank_scores(torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.5]]))
+    assert ranked.order.tolist() == [[1, 3, 0, 2, 4]]
+    assert ranked.ranks_of(torch.tensor([2])).tolist() == [3]
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(np.float32, (3, 20), elements=st.sampled_from([-1, -0.5, -0.0, 0, 1e-40, 0.5, 1])))
+def test_single_precision_ranks_as_a_stable_sort_does(scores):
+    found = rank_scores(torch.tensor(scores))
+    for row, order, ranked in zip(scores, found.order, found.scores, strict=True):
+        expected = sorted(range(20), key=lambda i: (-row[i], i))
+        assert order.tolist() == expected and ranked.tolist() == row[expected].tolist()
+
+
+def test_single_precision_ranks_as_double_does_infinities_included():
+    scores = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    scores[:, 7], scores[:, 9] = -torch.inf, torch.inf
+    single, double = rank_scores(scores), rank_scores(scores.double())
+    assert torch.equal(single.order, double.order) and torch.equal(
+        single.scores, scores.gather(1, single.order)
+    )
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_score_that_is_no_number_is_refused(sign, dtype):
+    scores = torch.rand(2, 5, dtype=dtype)
+    scores[1, 3] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
+    with pytest.raises(ValueError, match="NaN"):
+        rank_scores(scores)
 
 
 def test_ranks_follow_the_images_when_the_corpus_is_reordered():
@@ -67,19 +107,17 @@ class OnDisk:
         return self.images[block]
 
 
-def test_images_on_disk_are_read_a_block_at_a_time_and_score_the_same():
-    queries, images = unit(10, 8), unit(70, 3, 8)
+def test_images_on_disk_are_read_once_a_group_a_block_at_a_time_and_score_the_same(monkeypatch):
+    queries, images = unit(100, 8), unit(70, 3, 8)
     stored, whole = OnDisk(images), torch.cat([s for _, s in score_corpus(queries, images)])
-    chunks = list(score_corpus(queries, stored, memory=4 * 70 * 32))
-    assert [len(s) for _, s in chunks] == [4, 4, 2]
+    monkeypatch.setattr(ranking, "PRODUCT", {"cpu": 8 * 3 * 256 * 9})  # nine images a block
+    memory = 2 * 70 * 8 * 40  # the scores of 40 queries, in double precision, and sorting 8
+    chunks = list(score_corpus(queries, stored, memory))
+    assert [len(s) for _, s in chunks] == [8, 8, 8, 8, 8] * 2 + [8, 8, 4]
     torch.testing.assert_close(torch.cat([s for _, s in chunks]), whole)
-    few = OnDisk(images)
-    torch.testing.assert_close(
-        torch.cat([s for _, s in score_corpus(queries[:1], few, memory=70 * 32)]), whole[:1]
-    )
-    assert sum(few.read) == 70 and max(few.read) * 3 * 8 * 4 <= 70 * 32
-    with pytest.raises(ValueError, match="one query against 70 images takes 2240 bytes"):
-        next(score_corpus(queries, stored, memory=70 * 32 - 1))
+    assert sum(stored.read) == 3 * 70 and max(stored.read) == 9
+    with pytest.raises(ValueError, match="one query against 70 images takes 5600 bytes"):
+        next(score_corpus(queries, stored, memory=5599))
 
 
 def test_embeddings_of_two_models_do_not_meet():
