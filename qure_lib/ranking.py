@@ -64,18 +64,14 @@ def _sort(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sort_packed(scores: Tensor) -> tuple[Tensor, Tensor]:
     """`_sort` of float32 scores: each with its place in one int64, which NumPy sorts with SIMD."""
-    keys = _as_ordered((0 - scores).view(torch.int32)).long() << 32
-    keys |= torch.arange(scores.shape[1])
+    bits = (0 - scores).view(torch.int32)  # ascending, and no zero with a sign
+    bits ^= bits >> 31 & 0x7FFFFFFF  # now these sort as the numbers do
+    keys = bits.long().bitwise_left_shift_(32).add_(torch.arange(scores.shape[1]))
     parts = np.array_split(keys.numpy(), torch.get_num_threads())
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(lambda part: part.sort(axis=1), parts))
-    ranked = 0 - _as_ordered((keys >> 32).int()).view(torch.float32)
-    return ranked, keys.bitwise_and_(0xFFFFFFFF)
-
-
-def _as_ordered(bits: Tensor) -> Tensor:
-    """int32 bits of float32 numbers -> int32 that sort as the numbers do; and back."""
-    return bits ^ (bits >> 31 & 0x7FFFFFFF)
+    order = keys.bitwise_and_(0xFFFFFFFF)
+    return scores.gather(1, order), order
 
 
 def score_corpus(
@@ -110,8 +106,9 @@ def score_corpus(
     for first in range(0, len(queries), group):
         scores = _score(queries[first : first + group], images)
         for start in range(0, len(scores), chunk):
-            part = scores[start : start + chunk]
+            part = scores[start : start + chunk].clone()  # a view would keep the whole group
             yield slice(first + start, first + start + len(part)), part
+        del scores  # before the next group's are made
 
 
 def _score(queries: Tensor, images: Tensor | ImagesOnDisk) -> Tensor:

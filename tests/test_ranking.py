@@ -38,6 +38,7 @@ def test_chunks_change_nothing_and_bound_the_memory():
     whole = torch.cat([s for _, s in score_corpus(queries, images)])
     chunks = list(score_corpus(queries, images, memory=2 * 4 * 7 * SORTING))
     assert [(r.start, r.stop) for r, _ in chunks] == [(0, 4), (4, 8), (8, 10)]
+    assert [s.untyped_storage().nbytes() for _, s in chunks] == [8 * 7 * n for n in (4, 4, 2)]
     torch.testing.assert_close(torch.cat([s for _, s in chunks]), whole)
 
 
