@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,6 +130,22 @@ class HardNegativeSet:
         drawn += drawn >= torch.where(there, self.targets.minimum(self.references), self.targets)
         return drawn + (there & (drawn >= self.targets.maximum(self.references)))
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[HardNegativeSet]) -> HardNegativeSet:
+        """The sets of consecutive queries over one corpus, as one."""
+        sizes, negatives, targets, references = (
+            [getattr(part, name) for part in parts]
+            for name in ("sizes", "negatives", "targets", "references")
+        )
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(sizes).cumsum(0)])
+        return cls(
+            offsets,
+            torch.cat(negatives),
+            torch.cat(targets),
+            parts[0].corpus_size,
+            None if references[0] is None else torch.cat(references),
+        )
+
     def shuffled(self, generator: torch.Generator) -> HardNegativeSet:
         """The same sets, each in random order."""
         rows = torch.repeat_interleave(torch.arange(len(self.targets)), self.sizes)
@@ -154,6 +170,18 @@ class MiningReport:
     per_query: pd.DataFrame
     mean_scores: np.ndarray
     std_scores: np.ndarray
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[MiningReport]) -> MiningReport:
+        """The reports on consecutive queries over one corpus, as one; a single one as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        weights = [len(part.per_query) for part in parts]
+        mean = np.average([part.mean_scores for part in parts], axis=0, weights=weights)
+        squares = [part.std_scores**2 + part.mean_scores**2 for part in parts]
+        variance = np.average(squares, axis=0, weights=weights) - mean**2
+        per_query = pd.concat([part.per_query for part in parts], ignore_index=True)
+        return cls(parts[0].strategy, per_query, mean, np.sqrt(np.maximum(variance, 0)))
 
     def summary(self) -> dict[str, float | str | int]:
         """One flat row: the figures that METHOD section 2 asks of every definition."""

@@ -22,11 +22,15 @@ from .files import file_sha256, replacing
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
 
 
-def set_seed(seed: int) -> torch.Generator:
-    """Seed Python, NumPy and torch (dropout), and give a generator of its own for sampling."""
+def set_seed(seed: int, rank: int = 0) -> torch.Generator:
+    """Seed Python, NumPy and torch (dropout), and give a generator of its own for sampling.
+
+    Args:
+        rank: of several processes, which draw the same samples and each its own dropout.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + rank * 2**32)
     return torch.Generator().manual_seed(seed)
 
 
