@@ -10,6 +10,7 @@ config       TrainConfig, MiningConfig, load_profile
 layouts      list_fashioniq_images, find_by_id, find_by_name
 data         Triplet, Corpus, QuerySet, load_fashioniq, load_cirr, load_circo, load_hp_fashioniq
 images       TargetPad, image_transform
+processes    share, gather_rows, average_gradients
 features     FeatureStore, extract_features
 model        QuReModel, ModelConfig, bert_tokenizer, relevance_scores
 checkpoints  load_pretrained, convert_lavis_checkpoint, parameter_counts

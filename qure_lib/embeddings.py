@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from .data import Corpus, QuerySet
+from . import processes
+from .data import Corpus, QuerySet, Triplet
 from .features import FeatureStore, extract_features
 from .files import replacing
 from .model import QuReModel, load_tokenizer, tokenize
@@ -60,7 +61,11 @@ class Retriever:
         """
         model = QuReModel.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load_tokenizer(checkpoint)
-        features = extract_features(model.vision_encoder, images, model.config, cache)
+        stored = model.vision_encoder, images, model.config, cache
+        if processes.is_main():
+            extract_features(*stored)
+        processes.wait_for_all()
+        features = extract_features(*stored)
         return cls(model, tokenizer, features)
 
     def save(self, folder: str | Path) -> None:
@@ -82,25 +87,28 @@ class Retriever:
         """Image ids -> (B, P, C) frozen features on the model's device."""
         return self.features.get(image_ids).to(self.device)
 
-    @torch.no_grad()
     def embed_queries(self, queries: QuerySet) -> Tensor:
         """(Q, D) query embeddings, dropout off, outside autocast."""
-        self.model.eval()
-        embedded = []
-        for start in range(0, len(queries), self.batch_size):
-            batch = queries.triplets[start : start + self.batch_size]
-            features = self.read_features([t.reference for t in batch])
-            tokens = self.tokenize([t.caption for t in batch])
-            embedded.append(self.model.encode_query(features, *tokens))
-        return torch.cat(embedded)
 
-    @torch.no_grad()
+        def encode(batch: Sequence[Triplet]) -> Tensor:
+            features = self.read_features([t.reference for t in batch])
+            return self.model.encode_query(features, *self.tokenize([t.caption for t in batch]))
+
+        return self._embed(queries.triplets, encode)
+
     def embed_corpus(self, corpus: Corpus) -> Tensor:
         """(N, T, D) image embeddings, dropout off, outside autocast."""
+        return self._embed(
+            corpus.image_ids, lambda ids: self.model.encode_image(self.read_features(ids))
+        )
+
+    @torch.no_grad()
+    def _embed(self, items: Sequence[Any], encode: Callable[[Sequence[Any]], Tensor]) -> Tensor:
+        """(len(items), ...): each process embeds its share, and all hold the whole."""
         self.model.eval()
-        ids = corpus.image_ids
-        batches = [ids[s : s + self.batch_size] for s in range(0, len(ids), self.batch_size)]
-        return torch.cat([self.model.encode_image(self.read_features(b)) for b in batches])
+        mine = items[processes.share(len(items))]
+        batches = [mine[s : s + self.batch_size] for s in range(0, len(mine), self.batch_size)]
+        return processes.gather_rows(torch.cat([encode(b) for b in batches]), len(items))
 
     @torch.no_grad()
     def pool_features(self, image_ids: tuple[str, ...]) -> Tensor:

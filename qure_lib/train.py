@@ -1,16 +1,24 @@
-"""The published training loop: warm-up, redefinition of hard negatives, steps."""
+"""The published training loop: warm-up, redefinition of hard negatives, steps.
+
+`python -m qure_lib.train --help` is its command, for one process, or one that `accelerate launch`
+starts of several.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import inspect
 import math
+import re
 import shutil
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import torch
@@ -19,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import TrainConfig
+from . import processes
+from .config import MiningConfig, TrainConfig
 from .data import SPLITS, QuerySet, load_cirr, load_fashioniq, load_graded_relevance
 from .embeddings import Retriever
 from .evaluation import evaluate_cirr, evaluate_fashioniq
@@ -207,7 +216,8 @@ def train(
         )
     loop = _Loop(config, retriever, data, Path(runs), name)
     left = range(loop.epoch, config.epochs)
-    for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=not left):
+    quiet = not left or not processes.is_main()
+    for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=quiet):
         row = loop.run_epoch(epoch)
         if on_epoch is not None:
             on_epoch(row)
@@ -222,17 +232,28 @@ def define_hard_negatives(
     By `config.mining`; see `TrainConfig.mining_at` for an epoch's.
     """
     return {
-        category: mine_hard_negatives(
-            retriever.embed_queries(queries),
-            retriever.embed_corpus(queries.corpus),
-            queries.target_positions.to(retriever.device),
-            config.mining,
-            data.relevance.get(category),
-            config.memory,
-            excluded_references(queries, config),
-        )
+        category: _mine(retriever, queries, data.relevance.get(category), config)
         for category, queries in data.train.items()
     }
+
+
+def _mine(
+    retriever: Retriever, queries: QuerySet, relevance: Tensor | None, config: TrainConfig
+) -> tuple[HardNegativeSet, MiningReport]:
+    """One category's: each process mines its share of the queries, and all hold the whole."""
+    rows = processes.share(len(queries))
+    references = excluded_references(queries, config)
+    mined = mine_hard_negatives(
+        retriever.embed_queries(queries)[rows],
+        retriever.embed_corpus(queries.corpus),
+        queries.target_positions[rows].to(retriever.device),
+        config.mining,
+        None if relevance is None else relevance[rows],
+        config.memory,
+        None if references is None else references[rows],
+    )
+    chosen, reports = zip(*processes.gather_shares(mined, len(queries)), strict=True)
+    return HardNegativeSet.concatenate(chosen), MiningReport.concatenate(reports)
 
 
 def excluded_references(queries: QuerySet, config: TrainConfig) -> Tensor | None:
@@ -275,9 +296,11 @@ class _Loop:
         self.epoch, self.defined_at = 0, 0
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
-        if not self.checkpoint.exists() and self.warm_up.exists():
+        starts_here = not self.checkpoint.exists() and self.warm_up.exists()
+        if starts_here and processes.is_main():
             with replacing(self.folder) as scratch:
                 shutil.copytree(self.warm_up, scratch)
+        processes.wait_for_all()
         if self.checkpoint.exists():
             self._resume()
 
@@ -294,7 +317,7 @@ class _Loop:
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         started = time.perf_counter()
-        generator = set_seed(self.config.seed * 1_000_003 + epoch)
+        generator = set_seed(self.config.seed * 1_000_003 + epoch, processes.rank_and_count()[0])
         rate = learning_rate_at(epoch, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -325,10 +348,12 @@ class _Loop:
             self.negatives[category] = chosen
             row = {"epoch": epoch, "category": category} | report.summary()
             self.mining.append(_plain_numbers(row))
-            self._log(f"mining_{category}", report.summary(), epoch)
-            tqdm.write(f"epoch {epoch}, {category}: {report}")
+            if processes.is_main():
+                self._log(f"mining_{category}", report.summary(), epoch)
+                tqdm.write(f"epoch {epoch}, {category}: {report}")
         self.defined_at = epoch
-        self._keep_definition(epoch, {c: report for c, (_, report) in mined.items()})
+        if processes.is_main():
+            self._keep_definition(epoch, {c: report for c, (_, report) in mined.items()})
 
     def _keep_definition(self, epoch: int, reports: dict[str, MiningReport]) -> None:
         stem = self.folder / "definitions" / f"epoch_{epoch:02d}"
@@ -369,19 +394,24 @@ class _Loop:
         self.model.train()
         order = torch.randperm(len(self.triplets), generator=generator)
         total = 0.0
-        for batch in tqdm(order.split(self.config.batch_size), leave=False, mininterval=1.0):
+        batches, quiet = order.split(self.config.batch_size), not processes.is_main()
+        for batch in tqdm(batches, leave=False, mininterval=1.0, disable=quiet):
             with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
                 loss = self._loss(batch, [negatives[i] for i in batch], objective)
             if not torch.isfinite(loss):
                 raise ValueError("the loss is not finite; lower the learning rate")
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
+            processes.average_gradients(self.parameters.values())
             self.scaler.step(self.optimizer)
             self.scaler.update()
             total += loss.item() * len(batch)
         return total / len(self.triplets)
 
     def _loss(self, batch: Tensor, negatives: list[list[str]], objective: str) -> Tensor:
+        """The whole batch's, on every process; each encodes its share."""
+        size, mine = len(batch), processes.share(len(batch))
+        batch, negatives = batch[mine], negatives[mine]
         triplets = [self.triplets[i] for i in batch]
         rows = batch.to(self.retriever.device)
         length = int(self.attention_mask[rows].sum(dim=1).max())
@@ -394,7 +424,8 @@ class _Loop:
         images = self.model.encode_image(self.retriever.read_features(image_ids))
         targets, images = images[: len(batch)], images[len(batch) :]
         images = images.unflatten(0, (len(batch), len(negatives[0])))
-        return OBJECTIVES[objective](queries, targets, images, self.model.temperature)
+        whole = [processes.gather_rows(t, size) for t in (queries, targets, images)]
+        return OBJECTIVES[objective](*whole, self.model.temperature)
 
     def _validate(self) -> dict[str, float]:
         """Means over the categories: recall in per cent, and the graded measures if there are."""
@@ -409,12 +440,18 @@ class _Loop:
         return _plain_numbers(means.add_prefix("val_").to_dict())
 
     def _keep(self, epoch: int, row: dict[str, Any]) -> None:
-        """End an epoch: history, best model, and the atomic checkpoint last."""
-        if all(self._score(row) > self._score(past) for past in self.history):
-            self.retriever.save(self.folder / "best")
-        self._log("training", row, epoch)
+        """End an epoch: history, and the main process's files."""
+        best = all(self._score(row) > self._score(past) for past in self.history)
         self.history.append(row)
         self.epoch = epoch + 1
+        if processes.is_main():
+            self._log("training", row, epoch)
+            self._save(best)
+
+    def _save(self, best: bool) -> None:
+        """The model if it is the best, and the atomic checkpoint last."""
+        if best:
+            self.retriever.save(self.folder / "best")
         state = {
             "epoch": self.epoch,
             "defined_at": self.defined_at,
@@ -468,19 +505,28 @@ class _Loop:
         self.scaler.load_state_dict(state["scaler"])
 
     def finish(self) -> Run:
-        history, mining = pd.DataFrame(self.history), pd.DataFrame(self.mining)
+        run = Run(self.folder, pd.DataFrame(self.history), pd.DataFrame(self.mining))
+        if processes.is_main():
+            self._complete(run)
+        processes.wait_for_all()
+        return run
+
+    def _complete(self, run: Run) -> None:
+        """Write what a finished run has, where it is not there."""
         if not (self.folder / "last").exists():
             self.retriever.save(self.folder / "last")
-        for file, frame in (("history.csv", history), ("mining.csv", mining)):
+        for file, frame in (("history.csv", run.history), ("mining.csv", run.mining)):
             with replacing(self.folder / file) as path:
                 frame.to_csv(path, index=False)
         if not (self.folder / "run.json").exists():
-            seconds = history[["mining_s", "training_s", "val_s"]].sum().to_dict()
             manifest = run_manifest(
-                name=self.name, config=self.config, data=self.data_hashes, seconds=seconds
+                name=self.name,
+                config=self.config,
+                data=self.data_hashes,
+                seconds=run.history[["mining_s", "training_s", "val_s"]].sum().to_dict(),
+                processes=processes.rank_and_count()[1],
             )
             write_json(self.folder / "run.json", manifest)
-        return Run(self.folder, history, mining)
 
 
 # All that the epochs before the first definition depend on, beside their objective and the data.
@@ -507,3 +553,84 @@ def data_hashes(retriever: Retriever, data: TrainingData) -> dict[str, str]:
         "features": retriever.features.key,
         "starting_weights": weights.hexdigest(),
     }
+
+
+COMMAND = "python -m qure_lib.train"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 2 where the input is at fault."""
+    args = parser().parse_args(argv)
+    try:
+        config = _given(args, TrainConfig, mining=_given(args, MiningConfig))
+        with processes.joined():
+            data = load_training_data(args.data_root, args.allow_missing, args.pool)
+            retriever = Retriever.open(args.checkpoint, data.images, args.runs / "features")
+            name = args.name or config.mining.strategy
+            run = train(config, retriever, data, args.runs, name)
+            if processes.is_main():
+                print(run.history.to_string(index=False), run.folder, sep="\n")
+    except (ValueError, OSError) as error:
+        print(f"{COMMAND}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _given(args: argparse.Namespace, kind: type, **more: Any) -> Any:
+    """The settings of a dataclass: its defaults where the command line is silent."""
+    return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if f.name in args}, **more)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments: data, folders, and every setting of a run."""
+    top = argparse.ArgumentParser(
+        COMMAND,
+        description="Train by the published recipe, or go on where the same command was stopped. "
+        "With several processes: `accelerate launch --multi_gpu --num_processes 2 -m "
+        "qure_lib.train ...`, on GPUs, or on CPUs where there is none.",
+        allow_abbrev=False,
+    )
+    top.add_argument("data_root", type=Path, help="folder in FashionIQ's or CIRR's layout")
+    top.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of the model to start from"
+    )
+    top.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of runs (default: %(default)s)"
+    )
+    top.add_argument("--name", help="of the run (default: its strategy)")
+    top.add_argument(
+        "--pool", choices=POOLS, default="released", help="of negatives (default: %(default)s)"
+    )
+    top.add_argument(
+        "--allow-missing", action="store_true", help="leave out what has no image file"
+    )
+    for kind in (TrainConfig, MiningConfig):
+        _add_settings(top.add_argument_group(inspect.getdoc(kind).split(".")[0]), kind)
+    return top
+
+
+def _add_settings(group: Any, kind: type) -> None:
+    """A flag for each field of a settings' dataclass; the comment beside the field is its help."""
+    about = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(kind), re.MULTILINE))
+    hints = get_type_hints(kind)
+    for setting in fields(kind):
+        value, *parts = get_args(hints[setting.name]) or (hints[setting.name],)  # of `int | None`
+        if value is MiningConfig:
+            continue
+        if value is bool:
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        elif of := get_args(value):  # set_sizes
+            how = {"type": of[0], "nargs": len(of)}
+        else:
+            how = {"type": value}
+        said = [about.get(setting.name, ""), f"(default: {setting.default})"]
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            **how,
+            default=argparse.SUPPRESS,
+            help=" ".join(said).strip().replace("%", "%%"),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
