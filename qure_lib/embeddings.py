@@ -51,6 +51,8 @@ class Retriever:
     ) -> Retriever:
         """Load a saved model and its tokenizer, and encode `images` once (or find them encoded).
 
+        Of several processes each encodes its share.
+
         Args:
             checkpoint: folder with config.json, model.safetensors and tokenizer.json.
             images: image id -> file.
@@ -61,11 +63,12 @@ class Retriever:
         """
         model = QuReModel.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load_tokenizer(checkpoint)
-        stored = model.vision_encoder, images, model.config, cache
-        if processes.is_main():
-            extract_features(*stored)
-        processes.wait_for_all()
-        features = extract_features(*stored)
+        asked = model.vision_encoder, images, model.config, cache
+        rank, count = processes.rank_and_count()
+        if count > 1:
+            extract_features(*asked, share=(rank, count))
+            processes.wait_for_all()
+        features = extract_features(*asked)
         return cls(model, tokenizer, features)
 
     def save(self, folder: str | Path) -> None:
