@@ -578,7 +578,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _given(args: argparse.Namespace, kind: type, **more: Any) -> Any:
     """The settings of a dataclass: its defaults where the command line is silent."""
-    return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if f.name in args}, **more)
+    given = {f.name: getattr(args, f.name) for f in fields(kind) if f.name in args}
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}, **more)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,223 @@
+"""Two processes that accelerate starts against one: the same training, and what follows a death."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from qure_lib import processes
+from qure_lib.config import MiningConfig, TrainConfig
+from qure_lib.embeddings import Retriever
+from qure_lib.ranking import rank_corpus
+from qure_lib.runs import load_checkpoint
+from qure_lib.train import load_training_data, main
+
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1")
+LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+WINDOW = 20
+ROUNDING = 4e-6  # of a score, several times over
+# Uneven shares: batches of 51 over two ranks, the last of 27. The first negatives are mined with
+# the starting weights, which both runs have to the bit.
+MINED = ("--epochs", "3", "--n-def", "3", "--learning-rate", "1e-3", "--no-warm-up")
+MINED += ("--batch-size", "51", "--search-window", str(WINDOW))
+# Batches of 383 and of one triplet, which two ranks cannot share.
+CONTRAST = ("--epochs", "2", "--n-def", "2", "--learning-rate", "1e-3", "--objective", "info_nce")
+CONTRAST += ("--batch-size", "383", "--strategy", "all_corpus")
+
+
+@pytest.fixture(scope="module")
+def start(stage1, tmp_path_factory):
+    """The mini model without dropout, whose masks no two ranks share."""
+    folder = shutil.copytree(stage1, tmp_path_factory.mktemp("start") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dropout": 0.0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launched(root, smoke_world, start):
+    """Start the training command in a number of processes; it writes to `runs/said.txt`."""
+
+    def launched(runs: Path, settings: tuple[str, ...], count: int) -> subprocess.Popen:
+        words = [*LAUNCH, "--num_processes", str(count)] if count > 1 else [sys.executable]
+        words += ["-m", "qure_lib.train", smoke_world, "--checkpoint", start, "--runs", runs]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with (runs / "said.txt").open("w") as said:
+            command = [*map(str, words), *settings]
+            return subprocess.Popen(command, cwd=root, env=env, stdout=said, stderr=said)
+
+    return launched
+
+
+@pytest.fixture(scope="module")
+def trained(launched, tmp_path_factory):
+    """Train to the end, or go on to it; the run's folder."""
+
+    def trained(settings: tuple[str, ...], count: int, runs: Path | None = None) -> Path:
+        runs = runs or tmp_path_factory.mktemp(f"runs{count}")
+        status = launched(runs, settings, count).wait(timeout=300)
+        assert status == 0, (runs / "said.txt").read_text()[-3000:]
+        (manifest,) = runs.glob("*/run.json")
+        assert json.loads(manifest.read_text())["processes"] == count
+        return manifest.parent
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def mined(trained):
+    """One process's run and two's, with mining."""
+    return trained(MINED, 1), trained(MINED, 2)
+
+
+def history(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "history.csv").drop(columns=["mining_s", "training_s", "val_s"])
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The last ones, but for keys' biases: they move no attention, and AdamW steps by the rounding
+    that their gradients are."""
+    loaded = load_file(run / "last" / "model.safetensors")
+    return {n: w for n, w in loaded.items() if not n.endswith("key.bias")}
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    assert one.name == two.name  # so that a run may go on in another number of processes
+    pd.testing.assert_frame_equal(history(one), history(two), rtol=1e-4)
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(mined):
+    assert_same_training(*mined)
+    reports = [pd.read_csv(run / "mining.csv") for run in mined]
+    assert sorted(set(reports[0].epoch)) == [0, 1, 2]
+    pd.testing.assert_frame_equal(*reports, rtol=0.01)
+    shards = mined[1].parent.glob("features/*/*.safetensors")
+    assert {path.name[:6] for path in shards} == {"0-of-2", "1-of-2"}
+
+
+@pytest.mark.slow
+def test_two_processes_mine_the_same_sets_where_scores_differ(mined, smoke_world, start):
+    data = load_training_data(smoke_world)
+    retriever = Retriever.open(start, data.images, mined[0].parent / "features")
+    decided = []
+    for queries in data.train.values():
+        embedded = retriever.embed_queries(queries), retriever.embed_corpus(queries.corpus)
+        for rows, ranking in rank_corpus(*embedded):
+            ranks = ranking.ranks_of(queries.target_positions[rows])
+            for scores, rank in zip(ranking.scores, ranks, strict=True):
+                near = scores[max(rank - 1, 0) : rank + WINDOW + 2]
+                gaps = sorted((-near.diff()).tolist())
+                decided.append(min(gaps[:1] + np.diff(gaps).tolist()) > ROUNDING)
+    assert np.mean(decided) > 0.8
+    frames = [pd.read_csv(run / "definitions" / "epoch_00.csv")[decided] for run in mined]
+    pd.testing.assert_frame_equal(*frames, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_in_batch_contrast_sees_the_other_processes_targets(trained):
+    assert_same_training(trained(CONTRAST, 1), trained(CONTRAST, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "count"), [("1", 2), ("0", 1)])
+def test_a_killed_rank_ends_the_job_and_the_run_goes_on(
+    launched, trained, mined, tmp_path, killed, count
+):
+    running = launched(tmp_path, MINED, 2)
+    while not (found := list(tmp_path.glob("*/checkpoint.pt"))) and running.poll() is None:
+        time.sleep(0.1)
+    ranks = {p.environ()["RANK"]: p for p in psutil.Process(running.pid).children()}
+    ranks[killed].kill()
+    assert running.wait(timeout=60) != 0
+    assert len(ranks) == 2 and not any(psutil.pid_exists(p.pid) for p in ranks.values())
+    assert load_checkpoint(found[0])["epoch"] < 3
+    resumed = trained(MINED, count, tmp_path)
+    if count == 2:
+        pd.testing.assert_frame_equal(history(resumed), history(mined[1]))
+        torch.testing.assert_close(weights(resumed), weights(mined[1]), rtol=0, atol=0)
+    else:
+        assert_same_training(mined[0], resumed)
+
+
+def check_rows_of_three_ranks(rank: int, store: str) -> None:
+    """On each rank: what is gathered is the whole, and its gradient one process's."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
+    for n in (1, 2, 3, 7):
+        whole = torch.arange(2.0 * n).view(n, 2) + 1
+        mine = whole[processes.share(n)]
+        factor, bias, unused, alone = (torch.ones(2, requires_grad=True) for _ in range(4))
+        rows = processes.gather_rows(mine * factor, n)
+        assert torch.equal(rows, whole)
+        assert sum(processes.gather_shares(mine.tolist(), n), []) == whole.tolist()
+        ((rows + bias) ** 2).sum().backward()
+        processes.average_gradients([factor, unused, bias])
+        ((whole * alone + 1) ** 2).sum().backward()
+        torch.testing.assert_close(factor.grad, alone.grad)
+        torch.testing.assert_close(bias.grad, 2 * (whole + 1).sum(dim=0))
+        assert unused.grad is None
+    dist.destroy_process_group()
+
+
+def test_rows_are_shared_and_gathered_with_their_gradients(tmp_path):
+    assert torch.multiprocessing.spawn(check_rows_of_three_ranks, (str(tmp_path / "s"),), 3) is None
+
+
+@pytest.fixture
+def command(smoke_world, stage1, tmp_path, monkeypatch):
+    """Run the command in this process, all but the training; the settings given to that."""
+    seen = []
+
+    def train(config: TrainConfig, *_: object) -> None:
+        seen.append(config)
+        assert not dist.is_initialized()
+        raise ValueError("far enough")
+
+    def command(settings: str) -> list[TrainConfig]:
+        words = [smoke_world, "--checkpoint", stage1, "--runs", tmp_path, *settings.split()]
+        assert main([*map(str, words)]) == 2
+        return seen
+
+    monkeypatch.setattr("qure_lib.train.train", train)
+    monkeypatch.setattr(Retriever, "open", lambda *_: None)
+    return command
+
+
+def test_the_commands_flags_are_the_settings(command, capsys):
+    mining = MiningConfig(drop_rule="largest", top_k=7)
+    wanted = TrainConfig(epochs=3, n_def=3, amp=False, set_sizes=(20, 5), mining=mining)
+    flags = "--epochs 3 --n-def 3 --no-amp --set-sizes 20 5 --drop-rule largest --top-k 7"
+    assert command(flags) == [wanted]
+    assert capsys.readouterr().err == "python -m qure_lib.train: error: far enough\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--epochs 3", "n_def (6) is above epochs (3)"),
+        ("--drop-rule steepest", "drop_rule must be one of"),
+        ("--pool original --batch-size 0", "batch_size must be positive"),
+    ],
+)
+def test_the_command_says_what_is_wrong(command, capsys, flags, said):
+    assert command(flags) == []
+    assert said in capsys.readouterr().err
+
+
+def test_accelerates_way_to_start_one_process_only_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="--multi_gpu"), processes.joined():
+        pass
