@@ -18,6 +18,7 @@ embeddings   Retriever, CorpusOnDisk, SavedEmbeddings
 ranking      Ranking, rank_corpus
 drops        DropPair, find_steepest_drops
 mining       mine_hard_negatives, HardNegativeSet, MiningReport
+approximate  build_index, mine_near_target, compare_near_target
 losses       bradley_terry_loss, plackett_luce_loss, info_nce_loss
 train        train, Run
 runs         set_seed, save_checkpoint, load_checkpoint, run_manifest
