@@ -210,7 +210,7 @@ def _around(
     images: Tensor | ImagesOnDisk,
     window: int,
 ) -> Ranking:
-    """(1, up to 3 W + 2) exactly scored part of one query's ranking, target included."""
+    """(1, up to 3 W + 2) exactly scored part of one query's ranking, its target included."""
     score = paired_scores(query[None], _read(images, torch.tensor([target])))
     place = int((ranking.scores[row] > score).sum())
     band = ranking.order[row, max(place - window, 0) : place + 2 * window + 1]
