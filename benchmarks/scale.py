@@ -19,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import torch
@@ -27,7 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from qure_lib.approximate import build_index, compare_near_target, mine_near_target
+from qure_lib.approximate import (
+    build_index,
+    compare_near_target,
+    import_faiss,
+    mine_near_target,
+)
 from qure_lib.config import MiningConfig
 from qure_lib.files import replacing
 from qure_lib.mining import mine_hard_negatives
@@ -55,7 +59,7 @@ class Setting:
     width: int = 256
     queries: int = 256  # at most; fewer where they would make more than `pairs`
     pairs: int = 10**7  # of a query and an image, but at least 16 queries
-    windows: tuple[int, ...] = (100,)  # ranks after the target that may hold a drop
+    windows: tuple[int, ...] = (20, 100)  # ranks after the target that may hold a drop
     probes: tuple[int, ...] = (4, 16, 64, 256)  # lists looked into; as many as there are, at most
     encoding: str = "SQ8"  # of a vector in the index
     memory: int = 2 * GIB  # bytes for a chunk of scores, as mining takes it
@@ -162,16 +166,16 @@ def in_a_process(function, path: Path, setting: Setting) -> list[dict]:
 
 def _start(threads: int) -> None:
     torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
+    import_faiss().omp_set_num_threads(threads)
 
 
 def measure_exact(path: Path, setting: Setting) -> list[dict]:
-    """Rows of exact mining, over the whole ranking and in each window; keeps what it found."""
+    """Rows of exact mining, over the whole ranking and in the widest window; keeps the scores."""
     started = peak_memory()
     images = Embeddings(path, setting.tokens, setting.width)
     queries, targets = make_queries(images, setting)
     rows = []
-    for window in (None, *setting.windows):
+    for window in (None, max(setting.windows)):
         config = MiningConfig(search_window=window)
         begin = time.perf_counter()
         mine_hard_negatives(queries, images, targets, config, memory=setting.memory)
@@ -239,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         with replacing(options.out / "scale.csv") as path:
             pd.concat(rows).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     manifest = run_manifest(setting=setting, seconds=time.perf_counter() - begin)
-    write_json(options.out / "manifest.json", manifest | {"faiss": faiss.__version__})
+    write_json(options.out / "manifest.json", manifest | {"faiss": import_faiss().__version__})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ in this way: its drops lie in tails that no nearest-neighbour search returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ class VectorIndex:
         Raises:
             ValueError: `nprobe` or `depth` out of range, or embeddings of another length.
         """
-        faiss = _import_faiss()
+        faiss = import_faiss()
         lists, width, n = self.index.nlist, self.index.d, self.index.ntotal // self.tokens
         _check_range("nprobe", nprobe, lists)
         _check_range("depth", depth, n)
@@ -112,7 +112,7 @@ def build_index(
         ValueError: more lists than vectors, or no image fits into `memory`.
         ImportError: FAISS is not installed.
     """
-    faiss = _import_faiss()
+    faiss = import_faiss()
     n, tokens, width = images.shape
     lists = round(n**0.5) if lists is None else lists
     _check_range("lists", lists, n * tokens)
@@ -237,7 +237,8 @@ def _check_range(name: str, value: int, highest: int) -> None:
         raise ValueError(f"{name} must lie in [1, {highest}], not {value}")
 
 
-def _import_faiss():
+def import_faiss() -> Any:
+    """The faiss module, or an ImportError with the remedy."""
     try:
         import faiss
     except ImportError as error:

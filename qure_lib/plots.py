@@ -316,6 +316,27 @@ def plot_shares(ax: Axes, frame: pd.DataFrame) -> Axes:
     return ax
 
 
+def plot_scaling(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> Axes:
+    """Draw a cost against a size on logarithmic axes, one line a label; the caller labels the axes.
+
+    Args:
+        ax: where to draw.
+        frame: columns `x`, `y`, label, and live: rows of this run are open marks, the others full.
+        x, y: names of columns, above zero.
+    """
+    for index, (label, rows) in enumerate(frame.groupby("label", sort=False)):
+        style = _line_style(str(label), index)
+        shipped, live = rows[~rows["live"]], rows[rows["live"]]
+        ax.plot(shipped[x], shipped[y], **style, label=label)
+        hollow = style | {"linestyle": "", "markerfacecolor": "none", "markersize": 5.5}
+        ax.plot(live[x], live[y], **hollow, label="" if len(shipped) else label)
+    ax.set(xscale="log", yscale="log")
+    ax.legend()
+    if frame["live"].any():
+        _legend_with(ax, "this run", marker="o", markerfacecolor="none", color="0.3", linestyle="")
+    return ax
+
+
 def plot_image(
     ax: Axes, image: Image.Image | Path, note: str = "", zone: str = "reference"
 ) -> Axes:
