@@ -15,11 +15,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ class Setting:
     probes: tuple[int, ...] = (4, 16, 64, 256)  # lists looked into; as many as there are, at most
     encoding: str = "SQ8"  # of a vector in the index
     memory: int = 2 * GIB  # bytes for a chunk of scores, as mining takes it
-    threads: int = 2
+    threads: int = 1
     seed: int = 0
 
     def queries_of(self, images: int) -> int:
@@ -80,7 +81,8 @@ class Embeddings:
     """
 
     def __init__(self, path: Path, tokens: int, width: int) -> None:
-        self.file, self.each = open(path, "rb"), 2 * tokens * width  # noqa: SIM115
+        self.path, self.each = path, 2 * tokens * width
+        self.file = open(path, "rb")  # noqa: SIM115
         self.shape = (path.stat().st_size // self.each, tokens, width)
 
     def __len__(self) -> int:
@@ -88,9 +90,9 @@ class Embeddings:
 
     def __getitem__(self, block: slice) -> Tensor:
         start, stop, _ = block.indices(len(self))
-        part = os.pread(self.file.fileno(), (stop - start) * self.each, start * self.each)
-        values = np.frombuffer(part, np.float16).astype(np.float32)
-        return torch.from_numpy(values).view(-1, *self.shape[1:])
+        part = bytearray((stop - start) * self.each)
+        os.preadv(self.file.fileno(), [part], start * self.each)
+        return torch.frombuffer(part, dtype=torch.float16).view(-1, *self.shape[1:]).float()
 
 
 def make_images(path: Path, images: int, setting: Setting) -> None:
@@ -125,20 +127,12 @@ def latent_basis(setting: Setting) -> Tensor:
     return torch.linalg.qr(drawn).Q.T
 
 
-def measure(images: int, setting: Setting, scratch: str | Path) -> pd.DataFrame:
-    """Time, memory and agreement of one definition at one size.
-
-    Args:
-        images: N.
-        scratch: folder for the embeddings, in a folder of its own that is deleted at the end.
-
-    Returns:
-        A row a method and window, and for the approximate one a row an nprobe. Seconds: score_s
-        and mine_s (which scores as well) of exact mining; build_s, search_s, mine_s (near the
-        target alone) of approximate mining. memory_gib: the process's peak beyond its libraries.
+@contextmanager
+def made_up(images: int, setting: Setting, scratch: str | Path) -> Iterator[Embeddings]:
+    """A corpus of made-up embeddings, in a folder of its own in `scratch` that is then deleted.
 
     Raises:
-        ValueError: the embeddings would not fit on the disk.
+        ValueError: it would not fit on the disk.
     """
     Path(scratch).mkdir(parents=True, exist_ok=True)
     wanted, free = setting.bytes_of(images), shutil.disk_usage(scratch).free
@@ -150,14 +144,36 @@ def measure(images: int, setting: Setting, scratch: str | Path) -> pd.DataFrame:
     with tempfile.TemporaryDirectory(prefix="embeddings-", dir=scratch) as folder:
         path = Path(folder, "images.fp16")
         make_images(path, images, setting)
-        exact = in_a_process(measure_exact, path, setting)
-        rows = exact + in_a_process(measure_approximate, path, setting)
+        yield Embeddings(path, setting.tokens, setting.width)
+
+
+def measure(images: int, setting: Setting, scratch: str | Path) -> pd.DataFrame:
+    """Time, memory and agreement of one definition at one size.
+
+    Args:
+        images: N.
+        scratch: see `made_up`.
+
+    Returns:
+        A row a method and window, and for the approximate one a row an nprobe. Seconds of one
+        core, so that what else runs or a wait for the disk does not count: score_s and mine_s
+        (which scores as well) of exact mining; build_s, search_s, mine_s (near the target alone)
+        of approximate mining. memory_gib: the process's peak, its libraries
+        included. in_depth: share of the queries whose window lies within the depth of the
+        approximate ranking; agreement is over these.
+
+    Raises:
+        ValueError: the embeddings would not fit on the disk.
+    """
+    with made_up(images, setting, scratch) as corpus:
+        exact = in_a_process(measure_exact, corpus.path, setting)
+        rows = exact + in_a_process(measure_approximate, corpus.path, setting)
     known = {"images": images, "tokens": setting.tokens, "width": setting.width}
     known |= {"queries": setting.queries_of(images)}
     return pd.DataFrame([known | row for row in rows])
 
 
-def in_a_process(function, path: Path, setting: Setting) -> list[dict]:
+def in_a_process(function: Callable, path: Path, setting: Setting) -> list[dict]:
     """Call it in a fresh process, so that peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _start, (setting.threads,)) as pool:
@@ -171,49 +187,51 @@ def _start(threads: int) -> None:
 
 def measure_exact(path: Path, setting: Setting) -> list[dict]:
     """Rows of exact mining, over the whole ranking and in the widest window; keeps the scores."""
-    started = peak_memory()
     images = Embeddings(path, setting.tokens, setting.width)
     queries, targets = make_queries(images, setting)
     rows = []
     for window in (None, max(setting.windows)):
         config = MiningConfig(search_window=window)
-        begin = time.perf_counter()
+        begin = time.process_time()
         mine_hard_negatives(queries, images, targets, config, memory=setting.memory)
-        row = {"method": "exact", "window": window, "mine_s": time.perf_counter() - begin}
-        rows.append(row | {"memory_gib": peak_memory() - started})
-    begin = time.perf_counter()
+        row = {"method": "exact", "window": window, "mine_s": time.process_time() - begin}
+        rows.append(row | {"memory_gib": peak_memory()})
+    begin = time.process_time()
     scores = [part for _, part in score_corpus(queries, images, setting.memory)]
-    rows = [row | {"score_s": time.perf_counter() - begin} for row in rows]
+    rows = [row | {"score_s": time.process_time() - begin} for row in rows]
     torch.save(torch.cat(scores), path.with_suffix(".scores"))
     return rows
 
 
 def measure_approximate(path: Path, setting: Setting) -> list[dict]:
     """Rows of approximate mining, compared with what exact scores give."""
-    started = peak_memory()
     images = Embeddings(path, setting.tokens, setting.width)
     queries, targets = make_queries(images, setting)
-    begin = time.perf_counter()
+    begin = time.process_time()
     index = build_index(images, encoding=setting.encoding, seed=setting.seed)
-    build = time.perf_counter() - begin
+    build = time.process_time() - begin
     lists, rows = index.index.nlist, []
     for nprobe, window in probed(lists, setting):
         depth = min(round(REACH * len(images)) + 2 * window + 2, len(images))
         known = {"method": "approximate", "window": window, "nprobe": nprobe, "lists": lists}
-        begin = time.perf_counter()
+        begin = time.process_time()
         ranking = index.rank(queries, depth, nprobe)
-        search = time.perf_counter() - begin
+        search = time.process_time() - begin
         config = MiningConfig(search_window=window)
         near = mine_near_target(ranking, queries, images, targets, config)
-        known |= {"build_s": build, "search_s": search, "found": near}
-        known |= {"mine_s": time.perf_counter() - begin - search, "depth": depth}
-        rows.append(known | {"memory_gib": peak_memory() - started})
+        known |= {"build_s": build, "search_s": search, "near": near}
+        known |= {"mine_s": time.process_time() - begin - search, "depth": depth}
+        rows.append(known | {"memory_gib": peak_memory()})
     exact = rank_scores(torch.load(path.with_suffix(".scores")))
+    ranks, wanted = exact.ranks_of(targets), {}
+    for window in setting.windows:
+        config = MiningConfig(search_window=window)
+        wanted[window] = mine_near_target(exact, queries, images, targets, config)
     for row in rows:
-        config = MiningConfig(search_window=row["window"])
-        wanted = mine_near_target(exact, queries, images, targets, config)
-        row |= compare_near_target(row.pop("found"), wanted).mean().to_dict()
-        row["target_rank_median"] = float(exact.ranks_of(targets).float().median())
+        agreement = compare_near_target(row.pop("near"), wanted[row["window"]])
+        within = (ranks + row["window"] + 1 < row["depth"]).numpy()
+        row |= {"target_rank_median": float(ranks.float().median()), "in_depth": within.mean()}
+        row |= agreement.loc[within, ["found", "jaccard", "identical"]].mean().to_dict()
     return rows
 
 
@@ -234,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "shipped" / "scale")
     parser.add_argument("--scratch", type=Path, default=ROOT / "runs" / "scale", help="on a disk")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=Setting.threads)
     options = parser.parse_args(arguments)
     setting = Setting(threads=options.threads)
     begin, rows = time.perf_counter(), []

@@ -327,9 +327,11 @@ def plot_scaling(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> Axes:
     for index, (label, rows) in enumerate(frame.groupby("label", sort=False)):
         style = _line_style(str(label), index)
         shipped, live = rows[~rows["live"]], rows[rows["live"]]
-        ax.plot(shipped[x], shipped[y], **style, label=label)
         hollow = style | {"linestyle": "", "markerfacecolor": "none", "markersize": 5.5}
-        ax.plot(live[x], live[y], **hollow, label="" if len(shipped) else label)
+        for part, look in ((shipped, style), (live, hollow)):
+            if len(part):
+                name = "" if look is hollow and len(shipped) else label
+                ax.plot(part[x], part[y], **look, label=name)
     ax.set(xscale="log", yscale="log")
     ax.legend()
     if frame["live"].any():

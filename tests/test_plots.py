@@ -53,14 +53,16 @@ def test_costs_are_lines_and_this_run_is_open_marks():
     frame = pd.DataFrame({"images": [10, 100, 10, 100], "seconds": [1.0, 9.0, 2.0, 3.0]})
     frame["label"] = ["exact", "exact", "approximate", "approximate"]
     frame["live"] = [False, False, False, True]
+    frame.loc[4] = [10, 5.0, "measured here", True]
     _, ax = plt.subplots()
     plots.plot_scaling(ax, frame, "images", "seconds")
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    full, hollow = [line for line in ax.lines if line.get_color() == ax.lines[2].get_color()]
+    full, hollow = ax.lines[1:3]
     assert full.get_ydata().tolist() == [2.0] and hollow.get_ydata().tolist() == [3.0]
+    assert full.get_color() == hollow.get_color()
     assert hollow.get_markerfacecolor() == "none" and full.get_markerfacecolor() != "none"
     words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert words == ["exact", "approximate", "this run"]
+    assert words == ["exact", "approximate", "measured here", "this run"]
 
 
 def test_a_saved_figure_is_pdf_png_csv_and_note(reports):
