@@ -61,7 +61,7 @@ class Setting:
     queries: int = 256  # at most; fewer where they would make more than `pairs`
     pairs: int = 10**7  # of a query and an image, but at least 16 queries
     windows: tuple[int, ...] = (20, 100)  # ranks after the target that may hold a drop
-    probes: tuple[int, ...] = (4, 16, 64, 256)  # lists looked into; as many as there are, at most
+    probes: tuple[int, ...] = (4, 8, 16, 32, 64, 256)  # lists looked into; as many as there are, at most
     encoding: str = "SQ8"  # of a vector in the index
     memory: int = 2 * GIB  # bytes for a chunk of scores, as mining takes it
     threads: int = 1
