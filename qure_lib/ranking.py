@@ -67,7 +67,7 @@ def _sort_packed(scores: Tensor) -> tuple[Tensor, Tensor]:
     bits = (0 - scores).view(torch.int32)  # ascending, and no zero with a sign
     bits ^= bits >> 31 & 0x7FFFFFFF  # now these sort as the numbers do
     keys = bits.long().bitwise_left_shift_(32).add_(torch.arange(scores.shape[1]))
-    parts = np.array_split(keys.numpy(), torch.get_num_threads())
+    parts = np.array_split(keys.numpy(), min(torch.get_num_threads(), keys.numel() // 2**17 + 1))
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(lambda part: part.sort(axis=1), parts))
     order = keys.bitwise_and_(0xFFFFFFFF)
@@ -103,8 +103,8 @@ def score_corpus(
         )
     group = memory // (2 * n * queries.element_size())
     chunk = max(min(memory // 2, CHUNK) // (n * SORTING), 1)
-    for first in range(0, len(queries), group):
-        scores = _score(queries[first : first + group], images)
+    for first, last in _blocks(len(queries), group):
+        scores = _score(queries[first:last], images)
         for start in range(0, len(scores), chunk):
             part = scores[start : start + chunk].clone()  # a view would keep the whole group
             yield slice(first + start, first + start + len(part)), part
@@ -115,14 +115,18 @@ def _score(queries: Tensor, images: Tensor | ImagesOnDisk) -> Tensor:
     """(q, N) scores, from blocks of images small enough for their product to stay in the cache."""
     n, tokens, width = images.shape
     most = PRODUCT[queries.device.type] // (queries.element_size() * tokens * max(QUERIES, width))
-    blocks = -(-n // max(most, 1))
     scores = queries.new_empty(len(queries), n)
-    for start, stop in pairwise(n * i // blocks for i in range(blocks + 1)):
+    for start, stop in _blocks(n, most):
         block = images[start:stop].to(queries.device)
-        for first in range(0, len(queries), QUERIES):
-            rows = slice(first, first + QUERIES)
-            scores[rows, start:stop] = relevance_scores(queries[rows], block)
+        for first, last in _blocks(len(queries), QUERIES):
+            scores[first:last, start:stop] = relevance_scores(queries[first:last], block)
     return scores
+
+
+def _blocks(total: int, most: int) -> list[tuple[int, int]]:
+    """(start, stop) of as few blocks as will do, evenly: a small rest would round differently."""
+    count = max(-(-total // max(most, 1)), 1)
+    return list(pairwise(total * i // count for i in range(count + 1)))
 
 
 def rank_corpus(

@@ -51,6 +51,12 @@ def test_blocks_of_images_and_of_queries_change_nothing(monkeypatch):
     torch.testing.assert_close(blocked, whole)
 
 
+def test_blocks_score_bit_for_bit_as_one_product_does():
+    queries, images = unit(1029, 64).float(), unit(569, 8, 64).float()
+    blocked = torch.cat([s for _, s in score_corpus(queries, images)])
+    assert torch.equal(blocked, relevance_scores(queries, images))
+
+
 def test_equal_scores_keep_the_order_of_the_corpus():
     ranked = rank_scores(torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.5]]))
     assert ranked.order.tolist() == [[1, 3, 0, 2, 4]]
@@ -114,7 +120,7 @@ def test_images_on_disk_are_read_once_a_group_a_block_at_a_time_and_score_the_sa
     monkeypatch.setattr(ranking, "PRODUCT", {"cpu": 8 * 3 * 256 * 9})  # nine images a block
     memory = 2 * 70 * 8 * 40  # the scores of 40 queries, in double precision, and sorting 8
     chunks = list(score_corpus(queries, stored, memory))
-    assert [len(s) for _, s in chunks] == [8, 8, 8, 8, 8] * 2 + [8, 8, 4]
+    assert [len(s) for _, s in chunks] == [8, 8, 8, 8, 1] * 2 + [8, 8, 8, 8, 2]
     torch.testing.assert_close(torch.cat([s for _, s in chunks]), whole)
     assert sum(stored.read) == 3 * 70 and max(stored.read) == 9
     with pytest.raises(ValueError, match="one query against 70 images takes 5600 bytes"):
