@@ -149,14 +149,11 @@ def mine_near_target(
         config: its drop rule and its search window W.
 
     Raises:
-        ValueError: another strategy than between_drops, or no search window.
+        ValueError: another strategy than between_drops, no search window or a set size; lengths
+            that differ, or a target outside the corpus.
     """
     window, n = config.search_window, images.shape[0]
-    if config.strategy != "between_drops" or window is None:
-        raise ValueError(
-            "only between_drops with a search_window can be mined from an approximate ranking, "
-            f"not {config}: the whole ranking's drops lie where no search looks"
-        )
+    _check_mining(ranking, queries, targets, config, n)
     sets, after = [], torch.full((len(queries), window), -1)
     reached = torch.zeros(len(queries), dtype=torch.bool)
     for row, target in enumerate(targets.tolist()):
@@ -176,7 +173,7 @@ def mine_near_target(
         found = band.order[0, drops.hard_negative_ranks(0)]
         sets.append(found if reached[row] else found[:0])
     offsets = torch.tensor([0, *map(len, sets)]).cumsum(0)
-    return NearTarget(HardNegativeSet(offsets, torch.cat(sets), targets, n), after, reached)
+    return NearTarget(HardNegativeSet(offsets, torch.cat(sets), targets.cpu(), n), after, reached)
 
 
 def compare_near_target(found: NearTarget, exact: NearTarget) -> pd.DataFrame:
@@ -211,13 +208,19 @@ def _around(
     window: int,
 ) -> Ranking:
     """(1, up to 3 W + 2) exactly scored part of one query's ranking, its target included."""
-    score = paired_scores(query[None], _read(images, torch.tensor([target])))
+    score = _score(query, images, torch.tensor([target]))
     place = int((ranking.scores[row] > score).sum())
     band = ranking.order[row, max(place - window, 0) : place + 2 * window + 1]
     positions = torch.cat([band[band >= 0], torch.tensor([target])]).unique()
-    scores = paired_scores(query[None], _read(images, positions)[None])[0]
+    scores = _score(query, images, positions)
     scores, order = torch.sort(scores, descending=True, stable=True)  # ties by corpus position
     return Ranking(scores[None], positions[order][None])
+
+
+def _score(query: Tensor, images: Tensor | ImagesOnDisk, positions: Tensor) -> Tensor:
+    """(len(positions),) exact scores of one (D,) query, on the CPU."""
+    part = _read(images, positions)
+    return paired_scores(query[None].to(part.device), part[None])[0].cpu()
 
 
 def _read(images: Tensor | ImagesOnDisk, positions: Tensor) -> Tensor:
@@ -230,6 +233,23 @@ def _read(images: Tensor | ImagesOnDisk, positions: Tensor) -> Tensor:
 def _flat(block: Tensor) -> np.ndarray:
     """(B, T, D) -> (B * T, D) float32, as FAISS takes it."""
     return np.ascontiguousarray(block.float().cpu().flatten(0, 1).numpy())
+
+
+def _check_mining(
+    ranking: Ranking, queries: Tensor, targets: Tensor, config: MiningConfig, n: int
+) -> None:
+    wanted = config.strategy == "between_drops" and config.set_size is None
+    if not wanted or config.search_window is None:
+        raise ValueError(
+            "only between_drops with a search_window, and no set_size, can be mined from an "
+            f"approximate ranking, not {config}: the drops of a whole ranking lie where no search "
+            "looks"
+        )
+    if not len(ranking.order) == len(queries) == len(targets) or (targets % n != targets).any():
+        raise ValueError(
+            f"ranking, queries and targets must be of one length, not {len(ranking.order)}, "
+            f"{len(queries)} and {len(targets)}, and targets positions in a corpus of {n} images"
+        )
 
 
 def _check_range(name: str, value: int, highest: int) -> None:

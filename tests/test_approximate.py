@@ -114,7 +114,8 @@ def test_ties_go_by_corpus_position_and_a_tie_with_the_target_is_not_below_it():
 
 
 def test_what_cannot_be_approximated_is_refused(world):
-    for config in (MiningConfig(), MiningConfig("top_k", search_window=20)):
+    sized = MiningConfig(search_window=20, set_size=5)
+    for config in (MiningConfig(), MiningConfig("top_k", search_window=20), sized):
         with pytest.raises(ValueError, match="only between_drops with a search_window"):
             mine(world, config)
 
@@ -131,6 +132,12 @@ def test_what_cannot_be_approximated_is_refused(world):
 def test_numbers_out_of_range_are_refused(world, how, message):
     with pytest.raises(ValueError, match=message):
         mine(world, **how)
+
+
+@pytest.mark.parametrize("targets", [[0] * 23, [0] * 23 + [400], [-1] + [0] * 23])
+def test_targets_that_fit_no_query_or_no_image_are_refused(world, targets):
+    with pytest.raises(ValueError, match="and targets positions in a corpus of 400 images"):
+        mine((*world[:2], torch.tensor(targets)))
 
 
 def test_embeddings_of_another_model_are_refused(world):

@@ -47,8 +47,16 @@ def test_a_corpus_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_faiss_is_said_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match="qure-lib"):
+        scale.measure(300, SMALL, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_size_gives_rows_of_both_methods_that_agree_where_all_is_probed(tmp_path):
+    pytest.importorskip("faiss", reason="approximate search is the extra [scale]")
     rows = scale.measure(400, SMALL, tmp_path)
     assert rows.method.tolist() == ["exact"] * 2 + ["approximate"] * 2
     assert rows.window.isna().tolist() == [True, False, False, False]
