@@ -20,9 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 # Real data sets are looked for in data/ unless QURE_DATA says where they are.
 plan reproduce: export QURE_DATA ?= $(CURDIR)/data
 
+BENCH := $(if $(FULL),--out reports/shipped/benchmarks,--reduced)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data plan reproduce study test lab pretrain lint format lock clean
+.PHONY: help setup data plan reproduce study bench test lab pretrain lint format lock clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -62,6 +63,12 @@ study: data  ## run the whole grid of ablations; what reports/shipped/study has 
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$$world --world $$world && \
 	$(BIN)/python notebooks/study.py data/synthfashion-$$world \
 	--only between_drops window_100 all_corpus || exit 1; done
+
+bench: setup  ## run the benchmarks at a reduced size; FULL=1 at the size that is published
+	for name in features mining step explorer; do \
+	$(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	$(BIN)/python benchmarks/scale.py $(if $(FULL),,--sizes 1000 10000 --out reports/benchmarks)
+	$(BIN)/python benchmarks/plot.py $(if $(FULL),reports/shipped/benchmarks,reports/benchmarks)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

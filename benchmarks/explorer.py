@@ -8,15 +8,26 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from common import ROOT, parser, write_rows
+
+sys.path.insert(0, str(ROOT / "tests"))
 from test_widgets import build  # an explorer over drawn embeddings
 
-with tempfile.TemporaryDirectory() as folder:
-    explorer = build(Path(folder), 6000, tokens=32, width=256)
-    explorer.overlay.value = "epoch 5"
-    print("control,milliseconds")
-    for values in (("largest", 3, 100), ("release", 1, 0), ("largest", 5, 20)):
-        for control, value in zip(("rule", "threshold", "search_window"), values, strict=True):
-            started = time.perf_counter()
-            getattr(explorer, control).value = value
-            print(f"{control},{1000 * (time.perf_counter() - started):.0f}")
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    images, rows = 600 if options.reduced else 6000, []
+    with tempfile.TemporaryDirectory() as folder:
+        explorer = build(Path(folder), images, tokens=32, width=256)
+        explorer.overlay.value = "epoch 5"
+        for values in (("largest", 3, 100), ("release", 1, 0), ("largest", 5, 20)):
+            for control, value in zip(("rule", "threshold", "search_window"), values, strict=True):
+                started = time.perf_counter()
+                getattr(explorer, control).value = value
+                taken = 1000 * (time.perf_counter() - started)
+                rows.append({"what": f"answer to {control}", "value": taken, "unit": "ms"})
+    write_rows([row | {"size": f"{images} images"} for row in rows], options.out, "explorer")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """What the feature store saves: training steps and definitions, from it and without it.
 
-    python benchmarks/features.py [--reduced] [--out reports/benchmarks]
+    python benchmarks/features.py [--reduced]
 
 ViT-L's published shape with random weights, on drawn pictures. "store" reads frozen features that
 were computed once; "encode" decodes and encodes each image whenever it is needed, three a training
@@ -10,7 +10,6 @@ turns. `limit` is the ratio of the operations alone, by the cost model of notebo
 two on 2 cores; the full size takes a quarter of an hour there, and 8 GB of memory).
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
 import torch
+from common import ROOT, parser, write_rows
 from torch import Tensor
 
 from data_prep.stand_in import draw
@@ -30,14 +29,12 @@ from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.data import Corpus, QuerySet, Triplet
 from qure_lib.embeddings import Retriever
 from qure_lib.features import extract_features
-from qure_lib.files import replacing
 from qure_lib.images import image_transform, read_image
 from qure_lib.losses import bradley_terry_loss
 from qure_lib.mining import mine_hard_negatives
 from qure_lib.model import ModelConfig, QuReModel, load_tokenizer, paired_scores
 from qure_lib.runs import set_seed
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import plan  # noqa: E402
 
@@ -173,8 +170,8 @@ def time_way(
     return losses, row | {("definition", "s"): clock.seconds["definition"]}
 
 
-def measure(size: Size, folder: Path) -> pd.DataFrame:
-    """what, value (median over the repetitions), unit."""
+def measure(size: Size, folder: Path) -> list[dict]:
+    """Rows of what, value (median over the repetitions), unit."""
     set_seed(0)
     model = QuReModel(size.config).to("cuda" if torch.cuda.is_available() else "cpu")
     start = {n: p.detach().clone() for n, p in model.trainable_parameters().items()}
@@ -201,25 +198,18 @@ def measure(size: Size, folder: Path) -> pd.DataFrame:
     middle |= {
         (f"{what}, limit by operations", "ratio"): v for what, v in limits(size.config).items()
     }
-    return pd.DataFrame([(what, value, unit) for (what, unit), value in middle.items()])
+    return [{"what": what, "value": value, "unit": unit} for (what, unit), value in middle.items()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reduced", action="store_true", help="fewer layers, a minute or two")
-    parser.add_argument("--out", type=Path, help="folder for features.csv")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     name = "reduced" if options.reduced else "full"
     with tempfile.TemporaryDirectory() as folder:
-        frame = measure(SIZES[name], Path(folder))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    frame = frame.set_axis(["what", "value", "unit"], axis=1).assign(
-        size=name, device=device, threads=torch.get_num_threads()
-    )
-    print(frame.to_csv(index=False, float_format="%.4g"), end="")
-    if options.out:
-        with replacing(options.out / "features.csv") as path:
-            frame.to_csv(path, index=False, float_format="%.4g", lineterminator="\n")
+        rows = measure(SIZES[name], Path(folder))
+    size = SIZES[name]
+    layers = f"{size.config.vision_layers} + {size.config.qformer_layers} layers"
+    about = f"{name}: ViT-L and Q-Former of {layers}, batch {size.batch}, {size.images} images"
+    write_rows([row | {"size": about} for row in rows], options.out, "features")
 
 
 if __name__ == "__main__":

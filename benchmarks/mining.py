@@ -9,28 +9,24 @@ ours. Costs are linear in the number of queries. Extra memory is how far a proce
 with the embeddings grows when it mines; it depends on the queries only through the sets.
 """
 
-import argparse
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import pandas as pd
 import torch
+from common import ROOT, parser, write_rows
 from torch import Tensor
 
 from qure_lib.config import MiningConfig
 from qure_lib.drops import find_steepest_drops
-from qure_lib.files import replacing
 from qure_lib.mining import mine_hard_negatives
 from qure_lib.ranking import DEFAULT_MEMORY, QUERIES, rank_corpus, rank_scores, score_corpus
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))
 from test_drops import plain_drops
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKENS, WIDTH = 32, 256
 PLAIN = 4  # queries of the plain loop
 
@@ -147,10 +143,7 @@ def measure_memory(name: str, images: int, queries: int | None = None) -> list[d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reduced", action="store_true", help="a small corpus, half a minute")
-    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     name, queries, images = ("reduced", 256, 2000) if options.reduced else ("FashionIQ", 512, 6000)
     rows = measure_memory(name, images)  # first: a process begins at the peak of the one it is from
     if not options.reduced:
@@ -158,11 +151,7 @@ def main() -> None:
         rows += measure_memory("a million, on disk", 1_000_000, queries=4)
     size = f"{name}: {queries} queries x {images} x {TOKENS} x {WIDTH}"
     rows += [row | {"size": size} for row in compare_costs(*make_up(queries, images), 7)]
-    frame = pd.DataFrame(rows)[["what", "value", "unit", "size"]]
-    frame = frame.assign(device="cpu", threads=torch.get_num_threads())
-    with replacing(options.out / "mining.csv") as path:
-        frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    print(frame.to_string(index=False))
+    write_rows(rows, options.out, "mining")
 
 
 if __name__ == "__main__":
