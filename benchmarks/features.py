@@ -6,8 +6,8 @@ ViT-L's published shape with random weights, on drawn pictures. "store" reads fr
 were computed once; "encode" decodes and encodes each image whenever it is needed, three a training
 sample (reference, target, negative). Both run the same code from the same weights and seeds, in
 turns. `limit` is the ratio of the operations alone, by the cost model of notebooks/plan.py.
---reduced keeps the code and the images' size and cuts layers, batch and repetitions (a minute or
-two on 2 cores; the full size takes a quarter of an hour there, and 8 GB of memory).
+--reduced keeps the code and the images' size and cuts layers and batch: 2 minutes of one core. The
+full size has about seven times the operations.
 """
 
 import sys
