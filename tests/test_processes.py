@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from qure_lib import processes
 from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.embeddings import Retriever
+from qure_lib.mining import HardNegativeSet, MiningReport, mine_hard_negatives
 from qure_lib.ranking import rank_corpus
-from qure_lib.runs import load_checkpoint
+from qure_lib.runs import load_checkpoint, set_seed
 from qure_lib.train import load_training_data, main
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1")
@@ -173,6 +176,31 @@ def check_rows_of_three_ranks(rank: int, store: str) -> None:
 
 def test_rows_are_shared_and_gathered_with_their_gradients(tmp_path):
     assert torch.multiprocessing.spawn(check_rows_of_three_ranks, (str(tmp_path / "s"),), 3) is None
+
+
+def test_ranks_draw_the_same_samples_and_dropout_of_their_own():
+    samples, masks = [], []
+    for rank in (0, 1):
+        samples.append(torch.rand(8, generator=set_seed(1000, rank)))
+        masks.append(torch.rand(8))
+    assert torch.equal(*samples) and not torch.equal(*masks)
+
+
+def test_queries_mined_in_shares_are_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    queries = F.normalize(torch.randn(30, 8, generator=generator), dim=-1)
+    images = F.normalize(torch.randn(50, 2, 8, generator=generator), dim=-1)
+    targets = torch.randint(50, (30,), generator=generator)
+    mine = partial(mine_hard_negatives, config=MiningConfig(), images=images)
+    shares = [mine(queries[s], targets=targets[s]) for s in (slice(0, 11), slice(11, 30))]
+    sets, reports = zip(*shares, strict=True)
+    chosen, report = HardNegativeSet.concatenate(sets), MiningReport.concatenate(reports)
+    whole, expected = mine(queries, targets=targets)
+    for name in ("offsets", "negatives", "targets"):
+        assert torch.equal(getattr(chosen, name), getattr(whole, name))
+    pd.testing.assert_frame_equal(report.per_query, expected.per_query)
+    np.testing.assert_allclose(report.mean_scores, expected.mean_scores)
+    np.testing.assert_allclose(report.std_scores, expected.std_scores, rtol=1e-6)
 
 
 @pytest.fixture
