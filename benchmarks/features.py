@@ -170,8 +170,8 @@ def time_way(
     return losses, row | {("definition", "s"): clock.seconds["definition"]}
 
 
-def measure(size: Size, folder: Path) -> list[dict]:
-    """Rows of what, value (median over the repetitions), unit."""
+def measure(size: Size, folder: Path) -> dict[tuple[str, str], float]:
+    """(what, unit) -> value, the median over the repetitions."""
     set_seed(0)
     model = QuReModel(size.config).to("cuda" if torch.cuda.is_available() else "cpu")
     start = {n: p.detach().clone() for n, p in model.trainable_parameters().items()}
@@ -195,21 +195,22 @@ def measure(size: Size, folder: Path) -> list[dict]:
         row["largest difference of a loss", "nat"] = max(apart)
         rows.append(row)
     middle = {key: median(row[key] for row in rows) for key in rows[0]}
-    middle |= {
+    limit = {
         (f"{what}, limit by operations", "ratio"): v for what, v in limits(size.config).items()
     }
-    return [{"what": what, "value": value, "unit": unit} for (what, unit), value in middle.items()]
+    return middle | limit
 
 
 def main() -> None:
     options = parser(__doc__).parse_args()
     name = "reduced" if options.reduced else "full"
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(SIZES[name], Path(folder))
+        measured = measure(SIZES[name], Path(folder))
     size = SIZES[name]
     layers = f"{size.config.vision_layers} + {size.config.qformer_layers} layers"
     about = f"{name}: ViT-L and Q-Former of {layers}, batch {size.batch}, {size.images} images"
-    write_rows([row | {"size": about} for row in rows], options.out, "features")
+    rows = [dict(what=w, value=v, unit=u, size=about) for (w, u), v in measured.items()]
+    write_rows(rows, options.out, "features")
 
 
 if __name__ == "__main__":

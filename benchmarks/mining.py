@@ -10,6 +10,7 @@ with the embeddings grows when it mines; it depends on the queries only through 
 """
 
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -144,6 +145,7 @@ def measure_memory(name: str, images: int, queries: int | None = None) -> list[d
 
 def main() -> None:
     options = parser(__doc__).parse_args()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all of it is about the processor and its memory
     name, queries, images = ("reduced", 256, 2000) if options.reduced else ("FashionIQ", 512, 6000)
     rows = measure_memory(name, images)  # first: a process begins at the peak of the one it is from
     if not options.reduced:
