@@ -16,7 +16,6 @@ import os
 import re
 import resource
 import sys
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from traitlets.config import Config
 
 from qure_lib.config import load_profile
 from qure_lib.files import replacing
+from qure_lib.processes import exit_with_parent
 from qure_lib.reports import build_index, replacing_outputs
 from qure_lib.runs import run_manifest
 
@@ -234,16 +234,6 @@ def _start_worker(lines: Any, lock: Any, threads: str) -> None:
     exit_with_parent()
     tqdm.set_lock(lock)
     os.environ["OMP_NUM_THREADS"] = threads  # of the kernels
-
-
-def exit_with_parent() -> None:
-    """End this process, whatever it does, when the one that started it is gone (killed, say)."""
-
-    def wait_for_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 class LastWords:

@@ -32,6 +32,7 @@ from qure_lib.config import MiningConfig, TrainConfig
 from qure_lib.embeddings import Retriever
 from qure_lib.evaluation import evaluate_fashioniq
 from qure_lib.files import replacing
+from qure_lib.processes import exit_with_parent
 from qure_lib.runs import run_manifest, write_json
 from qure_lib.statistics import Interval, bootstrap_ci, paired_bootstrap
 from qure_lib.train import Run, TrainingData, data_hashes, load_training_data, train
@@ -255,6 +256,7 @@ def run_study(bench: Bench, arguments: tuple, folder: Path, jobs: list, workers:
 def _open(*arguments: Any) -> None:
     """Set a process up: one thread, no output of its own, and the bench."""
     global _bench
+    exit_with_parent()
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     _bench = Bench(*arguments)

@@ -1,12 +1,14 @@
 """Several processes as one: rows shared out over ranks, and put together again on each.
 
-Without a group every function here gives back what it is given. Within one, all ranks must call
+Without a group every function on rows gives back what it is given. Within one, all ranks must call
 the same functions in the same order.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -128,3 +130,13 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 def _are_shared(n: int) -> bool:
     """Whether there are several ranks, and at least a row for each."""
     return 1 < rank_and_count()[1] <= n
+
+
+def exit_with_parent() -> None:
+    """End this process, whatever it does, when the one that started it is gone (killed, say)."""
+
+    def wait_for_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
