@@ -4,7 +4,7 @@
 
 For each size, embeddings are made up in a file, mined exactly and approximately in processes of
 their own, and deleted. scale.csv gets a row a method, window and nprobe, which notebook 10 plots. A
-million images of 32 tokens in 256 dimensions take 16.4 GB of disk and 10 GB of memory.
+million images of 32 tokens in 256 dimensions take 16.4 GB of disk and 12 GiB of memory.
 """
 
 import argparse
