@@ -14,7 +14,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -215,13 +217,34 @@ def train(
             f"strategy must be one of {sorted(STRATEGIES)}, not {config.mining.strategy!r}"
         )
     loop = _Loop(config, retriever, data, Path(runs), name)
-    left = range(loop.epoch, config.epochs)
-    quiet = not left or not processes.is_main()
-    for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=quiet):
-        row = loop.run_epoch(epoch)
-        if on_epoch is not None:
-            on_epoch(row)
-    return loop.finish()
+    with _turn(loop.folder):
+        loop.open()
+        left = range(loop.epoch, config.epochs)
+        quiet = not left or not processes.is_main()
+        for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=quiet):
+            row = loop.run_epoch(epoch)
+            if on_epoch is not None:
+                on_epoch(row)
+        return loop.finish()
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: of notebooks that want the same run one trains it, others open it."""
+    if not processes.is_main():  # the main process's turn is that of all
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"{folder.name}: another process is at it; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def define_hard_negatives(
@@ -296,6 +319,9 @@ class _Loop:
         self.epoch, self.defined_at = 0, 0
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
+
+    def open(self) -> None:
+        """Go on from the run's checkpoint, or from its warm-up, where there is one."""
         starts_here = not self.checkpoint.exists() and self.warm_up.exists()
         if starts_here and processes.is_main():
             with replacing(self.folder) as scratch:
@@ -464,9 +490,11 @@ class _Loop:
         }
         save_checkpoint(self.checkpoint, state)
         ends_warm_up = self.epoch == self.config.warm_up_epochs < self.config.epochs
-        if ends_warm_up and not self.warm_up.exists():
-            with replacing(self.warm_up) as scratch:
-                shutil.copytree(self.folder, scratch)
+        if ends_warm_up:
+            with _turn(self.warm_up):
+                if not self.warm_up.exists():
+                    with replacing(self.warm_up) as scratch:
+                        shutil.copytree(self.folder, scratch)
 
     def _score(self, row: dict[str, Any]) -> float:
         """What the best epoch is chosen by: the mean that the protocol's table ends with."""

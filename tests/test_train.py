@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_loss_falls_and_recall_beats_chance(parts, first_run):
     assert recall_at_k(ranks["rank"], 10).mean() > 3 * chance
     untrained = evaluate_fashioniq(parts[0], parts[1].val)
     assert recall_at_k(ranks["rank"], 10).mean() > recall_at_k(untrained["rank"], 10).mean()
+
+
+def test_of_two_that_want_the_same_run_one_trains_it(parts, tmp_path):
+    retriever, data = parts
+    config, trained = replace(CONFIG, epochs=2, n_def=2), []
+
+    def ask(_):
+        return train(config, fresh(retriever), data, tmp_path, "shared", trained.append)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert [row["epoch"] for row in trained] == [0, 1]
+    assert first.folder == second.folder and first.history.equals(second.history)
 
 
 def test_what_a_run_leaves_behind(parts, first_run):
