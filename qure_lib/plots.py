@@ -197,6 +197,7 @@ def plot_negative_set_size(ax: Axes, frame: pd.DataFrame) -> Axes:
     ax.set(xlabel="Epoch of the definition", ylabel="Hard negatives a query")
     ax.set_xticks(sorted(set(frame["epoch"])))
     _legend_with(ax, "median", marker="o", markerfacecolor="white", color="0.3", linestyle="")
+    sns.move_legend(ax, "lower left", bbox_to_anchor=(0, 1), ncols=2)  # off lines and bands
     return ax
 
 
