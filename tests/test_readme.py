@@ -67,3 +67,14 @@ def test_the_rates_found_are_those_of_the_shipped_grid(root):
     )
     variants = "all_corpus", "between_drops", "window_100", "info_nce"
     assert list(said.groups()) == [f"{found[v]:.1f}" for v in variants]
+
+
+def test_the_speeds_said_are_those_of_the_shipped_benchmarks(root):
+    said = re.findall(
+        r"^\| (.+?) \| ([\d.]+) .*\| `(\w+)\.py` \|$", (root / "README.md").read_text(), re.MULTILINE
+    )
+    assert {name for _, _, name in said} == {"features", "mining", "step"}
+    for what, number, name in said:
+        found = pd.read_csv(root / "reports" / "shipped" / "benchmarks" / f"{name}.csv")
+        known = [f"{value:.3g}" for value in found[found.what == what].value]
+        assert number in known, f"{what}: {number} said, {known} measured"
