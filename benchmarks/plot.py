@@ -23,7 +23,7 @@ def main() -> None:
     fig, ax = plt.subplots(figsize=(plots.PAGE_WIDTH, 0.6 + 0.22 * len(found)))
     labels = found.benchmark + ": " + found.what
     bars = ax.barh(range(len(found)), found.value)
-    ax.bar_label(bars, [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in found.value])
+    ax.bar_label(bars, [f"{value:.3g}" for value in found.value], padding=2)
     ax.axvline(1, color="0.4", linewidth=0.8)
     ax.set_yticks(range(len(found)), labels)
     ax.set(xscale="log", xlabel="Ratio (measured in one run)")

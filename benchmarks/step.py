@@ -70,7 +70,7 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     published = replace(ModelConfig(), vision_layers=1)  # its features are stored, not computed
     config = read_config(ROOT / "data_prep" / "mini_stage1") if options.reduced else published
-    steps, size = (20, "mini model") if options.reduced else (3, "published Q-Former, ViT-L")
+    steps, size = (20, "mini model") if options.reduced else (1, "published Q-Former, ViT-L")
     size += ", batch 32"
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop(config, steps, Path(folder))

@@ -71,7 +71,9 @@ def test_the_rates_found_are_those_of_the_shipped_grid(root):
 
 def test_the_speeds_said_are_those_of_the_shipped_benchmarks(root):
     said = re.findall(
-        r"^\| (.+?) \| ([\d.]+) .*\| `(\w+)\.py` \|$", (root / "README.md").read_text(), re.MULTILINE
+        r"^\| (.+?) \| ([\d.]+) .*\| `(\w+)\.py` \|$",
+        (root / "README.md").read_text(),
+        re.MULTILINE,
     )
     assert {name for _, _, name in said} == {"features", "mining", "step"}
     for what, number, name in said:
