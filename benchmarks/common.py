@@ -1,11 +1,13 @@
-"""What the benchmarks share: made-up training data, a clock, and the CSV of the results."""
+"""What the benchmarks share: made-up training data, clocks, and the CSV of the results."""
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,12 @@ from qure_lib.model import ModelConfig, QuReModel, load_tokenizer
 from qure_lib.train import TrainingData
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = {  # part of a step -> the calls that it consists of
+    "reading features": [(Retriever, "read_features")],
+    "Q-Former forward": [(QuReModel, "encode_query"), (QuReModel, "encode_image")],
+    "backward": [(torch.Tensor, "backward")],
+    "optimizer": [(torch.optim.AdamW, "step")],
+}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -39,6 +47,31 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[1:])
+
+
+@contextmanager
+def clocks(parts: dict[str, list] = PARTS) -> Iterator[dict[str, float]]:
+    """Seconds spent in each part, less the parts called from it, while the block runs."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(part: str, call: Callable) -> Callable:
+        def run(*arguments, **named):
+            inside = sum(spent.values())
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            spent[part] += time.perf_counter() - start - (sum(spent.values()) - inside)
+            return result
+
+        return run
+
+    with ExitStack() as stack:
+        for part, calls in parts.items():
+            for owner, name in calls:
+                clocked = timed(part, getattr(owner, name))
+                stack.enter_context(mock.patch.object(owner, name, clocked))
+        yield spent
 
 
 def write_rows(rows: list[dict], out: Path, name: str) -> None:
@@ -73,8 +106,3 @@ def make_up_training(
     )
     asked = QuerySet("made-up", triplets, Corpus(ids, (Path(),) * images), {})
     return retriever, TrainingData({"dress": asked}, {"dress": asked}, {"dress": None})
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a saved model."""
-    return ModelConfig(**json.loads((folder / "config.json").read_text()))

@@ -9,54 +9,16 @@ one step; rows "with ..." are the time of a step less or more that each change w
 
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import torch
-from common import ROOT, make_up_training, parser, read_config, seconds, write_rows
+from common import ROOT, clocks, make_up_training, parser, seconds, write_rows
 
-from qure_lib import model
 from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.embeddings import Retriever
-from qure_lib.model import ModelConfig
+from qure_lib.model import ModelConfig, QuReModel
 from qure_lib.runs import set_seed
 from qure_lib.train import _Loop
-
-PARTS = {  # part of a step -> the calls that it consists of
-    "reading features": [(Retriever, "read_features")],
-    "Q-Former forward": [(model.QuReModel, "encode_query"), (model.QuReModel, "encode_image")],
-    "backward": [(torch.Tensor, "backward")],
-    "optimizer": [(torch.optim.AdamW, "step")],
-}
-
-
-@contextmanager
-def clocks() -> Iterator[dict[str, float]]:
-    """Seconds spent in each part, while the block runs."""
-    spent: dict[str, float] = defaultdict(float)
-
-    def timed(part: str, call: Callable) -> Callable:
-        def run(*arguments, **named):
-            inside = sum(spent.values())
-            start = time.perf_counter()
-            result = call(*arguments, **named)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            spent[part] += time.perf_counter() - start - (sum(spent.values()) - inside)
-            return result
-
-        return run
-
-    with ExitStack() as stack:
-        for part, calls in PARTS.items():
-            for owner, name in calls:
-                clocked = timed(part, getattr(owner, name))
-                stack.enter_context(mock.patch.object(owner, name, clocked))
-        yield spent
 
 
 def make_loop(config: ModelConfig, steps: int, runs: Path, **settings: object) -> _Loop:
@@ -69,7 +31,8 @@ def make_loop(config: ModelConfig, steps: int, runs: Path, **settings: object) -
 def main() -> None:
     options = parser(__doc__).parse_args()
     published = replace(ModelConfig(), vision_layers=1)  # its features are stored, not computed
-    config = read_config(ROOT / "data_prep" / "mini_stage1") if options.reduced else published
+    mini = QuReModel.load(ROOT / "data_prep" / "mini_stage1").config
+    config = mini if options.reduced else published
     steps, size = (20, "mini model") if options.reduced else (1, "published Q-Former, ViT-L")
     size += ", batch 32"
     with tempfile.TemporaryDirectory() as folder:
