@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from qure_lib.data import Corpus, QuerySet, Triplet
-from qure_lib.embeddings import Retriever
-from qure_lib.features import FeatureStore
+from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
+from qure_lib.features.retriever import Retriever
+from qure_lib.features.store import FeatureStore
+from qure_lib.features.tokenizer import load_tokenizer
 from qure_lib.files import replacing
-from qure_lib.model import ModelConfig, QuReModel, load_tokenizer
-from qure_lib.train import TrainingData
+from qure_lib.method.config import ModelConfig
+from qure_lib.method.model import QuReModel
+from qure_lib.train.training_data import TrainingData
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {  # part of a step -> the calls that it consists of

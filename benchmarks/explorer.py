@@ -10,15 +10,15 @@ from pathlib import Path
 
 from common import ROOT, parser, write_rows
 
-sys.path.insert(0, str(ROOT / "tests"))
-from test_widgets import build  # an explorer over drawn embeddings
+sys.path.extend([str(ROOT / "tests" / "helpers"), str(ROOT / "notebooks")])
+from drawn_queries import draw_explorer
 
 
 def main() -> None:
     options = parser(__doc__).parse_args()
     images, rows = 600 if options.reduced else 6000, []
     with tempfile.TemporaryDirectory() as folder:
-        explorer = build(Path(folder), images, tokens=32, width=256)
+        explorer = draw_explorer(Path(folder), images, tokens=32, width=256)
         explorer.overlay.value = "epoch 5"
         for values in (("largest", 3, 100), ("release", 1, 0), ("largest", 5, 20)):
             for control, value in zip(("rule", "threshold", "search_window"), values, strict=True):

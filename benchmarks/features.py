@@ -22,14 +22,17 @@ from common import PARTS, ROOT, clocks, parser, write_rows
 from torch import Tensor
 
 from data_prep.stand_in import draw
-from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.data import Corpus, QuerySet, Triplet
-from qure_lib.embeddings import Retriever
-from qure_lib.features import extract_features
-from qure_lib.images import image_transform, read_image
-from qure_lib.model import ModelConfig, QuReModel, load_tokenizer
-from qure_lib.runs import set_seed
-from qure_lib.train import TrainingData, _Loop, define_hard_negatives
+from qure_lib.datasets.image_files import read_image
+from qure_lib.datasets.preprocessing import image_transform
+from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
+from qure_lib.features.retriever import Retriever
+from qure_lib.features.store import extract_features
+from qure_lib.features.tokenizer import load_tokenizer
+from qure_lib.method.config import MiningConfig, ModelConfig, TrainConfig
+from qure_lib.method.model import QuReModel
+from qure_lib.train.loop import Loop, define_hard_negatives, set_seed
+from qure_lib.train.run_folder import RunFolder
+from qure_lib.train.training_data import TrainingData
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 import plan
@@ -108,10 +111,11 @@ def time_way(
     config = TrainConfig(2, size.batch, n_def=2, mining=MiningConfig("all_corpus"))
     whole = TrainingData({"drawn": queries}, {"drawn": queries}, {"drawn": None})
     batch = {"drawn": replace(queries, triplets=queries.triplets[: size.batch])}
-    loop = _Loop(config, retriever, replace(whole, train=batch), runs, "features")
+    folder = RunFolder(runs, "features", config, {})
+    loop = Loop(config, retriever, replace(whole, train=batch), folder)
     start = time.perf_counter()
     with clocks(PARTS | WITHOUT_STORE) as spent:
-        losses = [loop._steps(step, set_seed(step)) for step in range(size.steps)]
+        losses = [loop.take_steps(step, set_seed(step)) for step in range(size.steps)]
     taken = time.perf_counter() - start
     row = {("training", "samples/s"): size.batch * size.steps / taken}
     row |= {(f"training: {part}", "s/step"): s / size.steps for part, s in spent.items()}

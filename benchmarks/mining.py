@@ -4,7 +4,7 @@
     python benchmarks/mining.py --reduced  (a corpus of 2,000)
 
 Each stage includes those before it: scoring, + ranking, + drops, + sets and report. The plain loop
-is METHOD section 2 written slowly, in Python, on a few queries; what it finds is compared with
+is the release's rule written slowly, in Python, on a few queries; what it finds is compared with
 ours. Costs are linear in the number of queries. Extra memory is how far a process
 with the embeddings grows when it mines; it depends on the queries only through the sets.
 """
@@ -20,12 +20,18 @@ import torch
 from common import ROOT, parser, write_rows
 from torch import Tensor
 
-from qure_lib.config import MiningConfig
-from qure_lib.drops import find_steepest_drops
-from qure_lib.mining import mine_hard_negatives
-from qure_lib.ranking import DEFAULT_MEMORY, QUERIES, rank_corpus, rank_scores, score_corpus
+from qure_lib.method.config import MiningConfig
+from qure_lib.method.drops import find_steepest_drops
+from qure_lib.method.mining import mine_hard_negatives
+from qure_lib.method.ranking import (
+    DEFAULT_MEMORY,
+    QUERIES_PER_PRODUCT,
+    rank_corpus,
+    rank_scores,
+    score_corpus,
+)
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "method"))
 from test_drops import plain_drops
 
 TOKENS, WIDTH = 32, 256
@@ -76,10 +82,10 @@ def fast_drops(products: Tensor, targets: Tensor) -> list[tuple[int, int]]:
 
 def compare_costs(queries: Tensor, images: Tensor, targets: Tensor, rounds: int) -> list[dict]:
     """Milliseconds a query of every stage, and the ratios."""
-    flat, product = images.flatten(0, 1).T, torch.empty(QUERIES, len(images) * TOKENS)
-    products = torch.mm(queries[:QUERIES], flat).unflatten(1, images.shape[:2])
+    flat, product = images.flatten(0, 1).T, torch.empty(QUERIES_PER_PRODUCT, len(images) * TOKENS)
+    products = torch.mm(queries[:QUERIES_PER_PRODUCT], flat).unflatten(1, images.shape[:2])
     few = products[:PLAIN].tolist(), targets[:PLAIN].tolist()
-    parts = [*zip(products.split(32), targets[:QUERIES].split(32), strict=True)]
+    parts = [*zip(products.split(32), targets[:QUERIES_PER_PRODUCT].split(32), strict=True)]
     if plain_loop(*few) != fast_drops(products[:PLAIN], targets[:PLAIN]):
         raise RuntimeError("the plain loop finds other drops")
 
@@ -88,7 +94,9 @@ def compare_costs(queries: Tensor, images: Tensor, targets: Tensor, rounds: int)
             find_steepest_drops(ranking.scores, ranking.ranks_of(targets[rows]))
 
     works = {
-        "bare product": lambda: [torch.mm(q, flat, out=product) for q in queries.split(QUERIES)],
+        "bare product": lambda: [
+            torch.mm(q, flat, out=product) for q in queries.split(QUERIES_PER_PRODUCT)
+        ],
         "scoring": lambda: [None for _ in score_corpus(queries, images)],
         "+ ranking": lambda: [None for _ in rank_corpus(queries, images)],
         "+ drops": with_drops,
@@ -96,7 +104,7 @@ def compare_costs(queries: Tensor, images: Tensor, targets: Tensor, rounds: int)
         "maxima, ranking and drops of a product": lambda: [fast_drops(*part) for part in parts],
         f"the same in a plain loop ({PLAIN} queries)": lambda: plain_loop(*few),
     }
-    counts = [len(queries)] * 5 + [QUERIES, PLAIN]
+    counts = [len(queries)] * 5 + [QUERIES_PER_PRODUCT, PLAIN]
     taken = fastest(works, rounds)
     each = {name: 1000 * taken[name] / n for name, n in zip(taken, counts, strict=True)}
     rows = [{"what": name, "value": value, "unit": "ms a query"} for name, value in each.items()]

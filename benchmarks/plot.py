@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from qure_lib import plots
+from qure_lib.reporting import figures
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
         sys.exit(f"{folder} holds no results; run `make bench` first")
     frames = [pd.read_csv(path).assign(benchmark=path.stem) for path in paths]
     found = pd.concat(frames).query("unit == 'ratio'")
-    plots.use_house_style()
-    fig, ax = plt.subplots(figsize=(plots.PAGE_WIDTH, 0.6 + 0.22 * len(found)))
+    figures.use_house_style()
+    fig, ax = plt.subplots(figsize=(figures.PAGE_WIDTH, 0.6 + 0.22 * len(found)))
     labels = found.benchmark + ": " + found.what
     bars = ax.barh(range(len(found)), found.value)
     ax.bar_label(bars, [f"{value:.3g}" for value in found.value], padding=2)

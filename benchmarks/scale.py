@@ -2,9 +2,10 @@
 
     python benchmarks/scale.py --sizes 1000 10000 100000 1000000 --out reports/shipped/scale
 
-For each size, embeddings are made up in a file, mined exactly and approximately in processes of
-their own, and deleted. scale.csv gets a row a method, window and nprobe, which notebook 10 plots. A
-million images of 32 tokens in 256 dimensions take 16.4 GB of disk and 12 GiB of memory.
+For each size, random embeddings are written to a file, mined exactly and approximately in two
+separate processes, and deleted. scale.csv gets a row for each method, window and nprobe, which
+notebook 10 plots. A million images of 32 tokens in 256 dimensions take 16.4 GB of disk and 12 GiB
+of memory.
 """
 
 import argparse
@@ -24,53 +25,64 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from approximate import NearTarget, build_index, import_faiss, mine_near_target
 from torch import Tensor
 from tqdm import tqdm
 
-from qure_lib.approximate import (
-    build_index,
-    compare_near_target,
-    import_faiss,
-    mine_near_target,
-)
-from qure_lib.config import MiningConfig
-from qure_lib.files import replacing
-from qure_lib.mining import mine_hard_negatives
-from qure_lib.ranking import rank_scores, score_corpus
-from qure_lib.runs import run_manifest, write_json
+from qure_lib.files import replacing, write_json
+from qure_lib.manifest import run_manifest
+from qure_lib.method.config import MiningConfig
+from qure_lib.method.mining import mine_hard_negatives
+from qure_lib.method.ranking import rank_scores, score_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
-# An image is a point on a sphere of LATENT dimensions, seen by each token with noise of its own, on
-# top of a part that all images share. Shares of a token's squared length, before it is normalised.
+# An image is a point on a sphere of LATENT dimensions. Each of its tokens is the sum of that point,
+# a vector that all images share and noise; the two shares are of a token's squared length.
 LATENT = 8  # the mini model's embeddings spread over 7 dimensions (participation ratio)
-COMMON = 0.13  # the mini model's mean image has length 0.36
-OWN = 0.07  # tokens of one image then have a cosine of 0.93
+COMMON_SHARE = 0.13  # the mini model's mean image has length 0.36
+NOISE_SHARE = 0.07  # tokens of one image then have a cosine of 0.93
 # A query is its target's mean token, moved in the latent dimensions so that the target ranks among
 # the best 0.2 % for about half of the queries, as the published Recall@10 says for 5,179 images.
-NOISE = 0.23
-REACH = 0.01  # share of the corpus that an approximate ranking goes down, and the window on top
+QUERY_NOISE = 0.23
+DEPTH_SHARE = 0.01  # of the corpus, that an approximate ranking goes down beside the window
+
+
+def compare_near_target(found: NearTarget, exact: NearTarget) -> pd.DataFrame:
+    """One row a query: how much approximate sets agree with the exact ones.
+
+    Returns:
+        reached (as in NearTarget); found, the share of the exact W images after the target that
+        are among the approximate W; jaccard of the two sets of hard negatives, 1 if both are empty;
+        identical, whether the two sets are equal.
+    """
+    rows = []
+    for query in range(len(found.reached)):
+        near, wanted = ({*t.after[query].tolist()} - {-1} for t in (found, exact))
+        ours, theirs = ({*t.negatives[query].tolist()} for t in (found, exact))
+        rows.append(
+            {
+                "reached": bool(found.reached[query]),
+                "found": len(near & wanted) / max(len(wanted), 1),
+                "jaccard": len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0,
+                "identical": ours == theirs,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured at every size."""
+    """What is measured at every size. queries is an upper limit, see `queries_of`."""
 
     tokens: int = 32
     width: int = 256
-    queries: int = 256  # at most; fewer where they would make more than `pairs`
-    pairs: int = 10**7  # of a query and an image, but at least 16 queries
+    queries: int = 256
+    pairs: int = 10**7  # of a query and an image: more images get fewer queries, but at least 16
     windows: tuple[int, ...] = (20, 100)  # ranks after the target that may hold a drop
-    probes: tuple[int, ...] = (
-        4,
-        8,
-        16,
-        32,
-        64,
-        256,
-    )  # lists looked into; as many as there are, at most
+    probes: tuple[int, ...] = (4, 8, 16, 32, 64, 256)  # values of nprobe; an index may have fewer
     encoding: str = "SQ8"  # of a vector in the index
-    memory: int = 2 * GIB  # bytes for a chunk of scores, as mining takes it
+    memory: int = 2 * GIB  # bytes for a chunk of scores, in exact mining
     threads: int = 1
     seed: int = 0
 
@@ -82,9 +94,9 @@ class Setting:
 
 
 class Embeddings:
-    """(N, T, D) float16 image embeddings in a file, read a slice at a time and never mapped.
+    """(N, T, D) float16 image embeddings in a file, of which slices are read.
 
-    A mapped file's pages would count as the process's memory.
+    They are not memory-mapped: mapped pages would count as the process's memory.
     """
 
     def __init__(self, path: Path, tokens: int, width: int) -> None:
@@ -103,15 +115,16 @@ class Embeddings:
 
 
 def make_images(path: Path, images: int, setting: Setting) -> None:
-    """Write a corpus of made-up embeddings, 4,096 images at a time."""
+    """Write a corpus of random embeddings, 4,096 images at a time."""
     generator = torch.Generator().manual_seed(setting.seed)
     basis = latent_basis(setting)
-    spread = (OWN / setting.width) ** 0.5
+    spread = (NOISE_SHARE / setting.width) ** 0.5
     with open(path, "wb") as file:
         for start in range(0, images, 4096):
             n = min(4096, images - start)
             place = F.normalize(torch.randn(n, LATENT, generator=generator), dim=1)
-            centre = COMMON**0.5 * basis[0] + (1 - COMMON - OWN) ** 0.5 * place @ basis[1:]
+            own = (1 - COMMON_SHARE - NOISE_SHARE) ** 0.5
+            centre = COMMON_SHARE**0.5 * basis[0] + own * place @ basis[1:]
             tokens = torch.randn(n, setting.tokens, setting.width, generator=generator)
             tokens = F.normalize(tokens.mul_(spread).add_(centre[:, None]), dim=2)
             tokens.half().numpy().tofile(file)
@@ -122,13 +135,15 @@ def make_queries(images: Embeddings, setting: Setting) -> tuple[Tensor, Tensor]:
     count = setting.queries_of(len(images))
     targets = torch.arange(count) * len(images) // count
     generator = torch.Generator().manual_seed(setting.seed + 1)
-    moved = NOISE * torch.randn(count, LATENT, generator=generator) @ latent_basis(setting)[1:]
+    moved = (
+        QUERY_NOISE * torch.randn(count, LATENT, generator=generator) @ latent_basis(setting)[1:]
+    )
     means = torch.stack([images[t : t + 1][0].mean(dim=0) for t in targets.tolist()])
     return F.normalize(means + moved, dim=1), targets
 
 
 def latent_basis(setting: Setting) -> Tensor:
-    """(1 + LATENT, D) orthonormal directions: the shared one, and those that images differ in."""
+    """(1 + LATENT, D) orthonormal directions: the shared one, then those in which images differ."""
     generator = torch.Generator().manual_seed(setting.seed + 2)
     drawn = torch.randn(setting.width, 1 + LATENT, generator=generator)
     return torch.linalg.qr(drawn).Q.T
@@ -136,10 +151,10 @@ def latent_basis(setting: Setting) -> Tensor:
 
 @contextmanager
 def made_up(images: int, setting: Setting, scratch: str | Path) -> Iterator[Embeddings]:
-    """A corpus of made-up embeddings, in a folder of its own in `scratch` that is then deleted.
+    """A corpus of random embeddings, in a folder within `scratch` that is deleted at the end.
 
     Raises:
-        ValueError: it would not fit on the disk.
+        ValueError: it does not fit on the disk.
     """
     Path(scratch).mkdir(parents=True, exist_ok=True)
     wanted, free = setting.bytes_of(images), shutil.disk_usage(scratch).free
@@ -155,25 +170,21 @@ def made_up(images: int, setting: Setting, scratch: str | Path) -> Iterator[Embe
 
 
 def measure(images: int, setting: Setting, scratch: str | Path) -> pd.DataFrame:
-    """Time, memory and agreement of one definition at one size.
-
-    Args:
-        images: N.
-        scratch: see `made_up`.
+    """Time, memory and agreement of one definition of hard negatives, for N = `images`.
 
     Returns:
-        A row a method and window, and for the approximate one a row an nprobe. Seconds of one
-        core, so that what else runs or a wait for the disk does not count: score_s, score_few_s
-        (of `few` queries) and mine_s (which scores as well) of exact mining; build_s, search_s,
-        mine_s (near the target alone) of approximate mining. memory_gib: the process's peak, its
-        libraries included. in_depth: share of the queries whose window lies within the depth of
-        the approximate ranking; found, jaccard and identical are over these.
+        A row for each method and window, and for each nprobe of the approximate one. Seconds are
+        the process's CPU time, without waits: score_s, score_few_s (of `few` queries) and mine_s
+        (scoring included) of exact mining; build_s, search_s and mine_s (near the target alone) of
+        approximate mining. memory_gib: the process's peak, its libraries included. in_depth: share
+        of the queries whose window lies within the depth of the approximate ranking; found,
+        jaccard and identical are means over these.
 
     Raises:
-        ValueError: the embeddings would not fit on the disk.
+        ValueError: the embeddings do not fit on the disk (see `made_up`).
         ImportError: FAISS is not installed.
     """
-    import_faiss()  # or a process would die of it later
+    import_faiss()  # raises before anything is written
     with made_up(images, setting, scratch) as corpus:
         exact = in_a_process(measure_exact, corpus.path, setting)
         rows = exact + in_a_process(measure_approximate, corpus.path, setting)
@@ -183,7 +194,7 @@ def measure(images: int, setting: Setting, scratch: str | Path) -> pd.DataFrame:
 
 
 def in_a_process(function: Callable, path: Path, setting: Setting) -> list[dict]:
-    """Call it in a fresh process, so that peak memory is its own."""
+    """Call a function in a fresh process, so that its peak memory is measured alone."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _start, (setting.threads,)) as pool:
         return pool.submit(function, path, setting).result()
@@ -195,7 +206,7 @@ def _start(threads: int) -> None:
 
 
 def measure_exact(path: Path, setting: Setting) -> list[dict]:
-    """Rows of exact mining, over the whole ranking and in the widest window; keeps the scores."""
+    """Rows of exact mining, of the whole ranking and the widest window; saves all scores."""
     images = Embeddings(path, setting.tokens, setting.width)
     queries, targets = make_queries(images, setting)
     rows = []
@@ -205,10 +216,10 @@ def measure_exact(path: Path, setting: Setting) -> list[dict]:
         mine_hard_negatives(queries, images, targets, config, memory=setting.memory)
         row = {"method": "exact", "window": window, "mine_s": time.process_time() - begin}
         rows.append(row | {"memory_gib": peak_memory()})
-    known = {"few": max(len(queries) // 8, 1)}  # tells reading the corpus from scoring it
-    for column, asked in {"score_few_s": queries[: known["few"]], "score_s": queries}.items():
+    known = {"few": max(len(queries) // 8, 1)}  # separates reading the corpus from scoring it
+    for column, part in {"score_few_s": queries[: known["few"]], "score_s": queries}.items():
         begin = time.process_time()
-        scores = [part for _, part in score_corpus(asked, images, setting.memory)]
+        scores = [chunk for _, chunk in score_corpus(part, images, setting.memory)]
         known[column] = time.process_time() - begin
     torch.save(torch.cat(scores), path.with_suffix(".scores"))
     return [row | known for row in rows]
@@ -223,7 +234,7 @@ def measure_approximate(path: Path, setting: Setting) -> list[dict]:
     build = time.process_time() - begin
     lists, rows = index.index.nlist, []
     for nprobe, window in probed(lists, setting):
-        depth = min(round(REACH * len(images)) + 2 * window + 2, len(images))
+        depth = min(round(DEPTH_SHARE * len(images)) + 2 * window + 2, len(images))
         known = {"method": "approximate", "window": window, "nprobe": nprobe, "lists": lists}
         begin = time.process_time()
         ranking = index.rank(queries, depth, nprobe)

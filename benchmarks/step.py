@@ -15,32 +15,32 @@ from pathlib import Path
 import torch
 from common import ROOT, clocks, make_up_training, parser, seconds, write_rows
 
-from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.model import ModelConfig, QuReModel
-from qure_lib.runs import set_seed
-from qure_lib.train import _Loop
+from qure_lib.features.model_folder import load_model
+from qure_lib.method.config import MiningConfig, ModelConfig, TrainConfig
+from qure_lib.train.loop import Loop, set_seed
+from qure_lib.train.run_folder import RunFolder
 
 
-def make_loop(config: ModelConfig, steps: int, runs: Path, **settings: object) -> _Loop:
+def make_loop(config: ModelConfig, steps: int, runs: Path, **settings: object) -> Loop:
     """A training loop whose epoch has so many steps of 32."""
     retriever, data = make_up_training(config, 32 * steps, 32 * steps)
     recipe = TrainConfig(2, mining=MiningConfig("all_corpus"), n_def=2, **settings)
-    return _Loop(recipe, retriever, data, runs, "step")
+    return Loop(recipe, retriever, data, RunFolder(runs, "step", recipe, {}))
 
 
 def main() -> None:
     options = parser(__doc__).parse_args()
     published = replace(ModelConfig(), vision_layers=1)  # its features are stored, not computed
-    mini = QuReModel.load(ROOT / "data_prep" / "mini_stage1").config
+    mini = load_model(ROOT / "data_prep" / "mini_stage1").config
     config = mini if options.reduced else published
     steps, size = (20, "mini model") if options.reduced else (1, "published Q-Former, ViT-L")
     size += ", batch 32"
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop(config, steps, Path(folder))
-        loop._steps(0, set_seed(0))
+        loop.take_steps(0, set_seed(0))
         start = time.perf_counter()
         with clocks() as spent:
-            loop._steps(0, set_seed(0))
+            loop.take_steps(0, set_seed(0))
         whole = time.perf_counter() - start
         rows = [{"what": "step", "value": 1000 * whole / steps, "unit": "ms"}]
         spent["everything else"] = whole - sum(spent.values())
@@ -52,14 +52,14 @@ def main() -> None:
     write_rows([row | {"size": size} for row in rows], options.out, "step")
 
 
-def compare(loop: _Loop, steps: int) -> list[dict]:
+def compare(loop: Loop, steps: int) -> list[dict]:
     """A step's time without a change and with each of them, in one run."""
     parameters, group = loop.parameters.values(), loop.optimizer.param_groups[0]
     chosen = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
-    plain = seconds(lambda: loop._steps(0, set_seed(0)), 2)
+    plain = seconds(lambda: loop.take_steps(0, set_seed(0)), 2)
 
     def row(what: str) -> dict:
-        ratio = plain / seconds(lambda: loop._steps(0, set_seed(0)), 2)
+        ratio = plain / seconds(lambda: loop.take_steps(0, set_seed(0)), 2)
         return {"what": f"with {what}: times as fast", "value": ratio, "unit": "ratio"}
 
     rows = []

@@ -1,1 +1,1 @@
-"""One script a data set: a raw release, or a drawing, -> the layout that `qure_lib.data` reads."""
+"""One script a data set: write or check the files that `qure_lib.datasets` reads."""

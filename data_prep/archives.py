@@ -1,4 +1,4 @@
-"""Unpack archives that nobody vouches for: bounded, inside their folder, whole or not at all."""
+"""Unpack untrusted archives: bounded in size, inside one folder, whole or not at all."""
 
 import bz2
 import gzip
@@ -15,34 +15,37 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-BLOCK = 2**20  # bytes read at a time; no header of an archive is longer
+BLOCK = 2**20  # bytes read at a time; a longer header is refused
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by first bytes
 DAMAGE = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
-DAMAGE += (RuntimeError, NotImplementedError)  # zipfile's for passwords and unknown methods
+DAMAGE += (
+    RuntimeError,
+    NotImplementedError,
+)  # of zipfile: passwords, unknown methods
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What an archive may hold. COCO's largest has 123,403 files in 19 GB."""
+    """The most that an archive may hold. COCO's largest has 123,403 files in 19 GB."""
 
     files: int = 250_000
     file_bytes: int = 256 * 2**20
     all_bytes: int = 64 * 2**30
-    ratio: int = 100  # of what is written to the archive's own size; images hardly compress
+    ratio: int = 100  # unpacked bytes to the archive's own; images hardly compress
 
 
 def unpack(archive: str | Path, folder: str | Path, bounds: Bounds | None = None) -> list[Path]:
     """Unpack a zip or tar file (plain, gz, bz2, xz) into a folder.
 
-    Files get the permissions of new files, whatever the archive says.
+    The permissions that the archive states are ignored.
 
     Returns:
-        What now lies in the folder: the archive's top files and folders.
+        The archive's top files and folders, as they now lie in the folder.
 
     Raises:
         ValueError: the archive is missing, damaged, protected by a password or beyond the bounds;
             it holds a link, a device, a path that leaves the folder, or a name twice; or the
-            folder has one of its names already. Nothing is left of it then.
+            folder already has one of its names. Nothing is then left in the folder.
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
@@ -77,19 +80,19 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
         start = stream.read(8)
     opener = next((o for magic, o in OPENERS.items() if start.startswith(magic)), open)
     with opener(archive, "rb") as plain:
-        guarded = _Guarded(plain)
-        with tarfile.open(fileobj=guarded, mode="r:") as opened:
+        bounded = _BoundedStream(plain)
+        with tarfile.open(fileobj=bounded, mode="r:") as opened:
             for member in opened:
                 if not (member.isfile() or member.isdir()):
                     raise ValueError(f"{archive}: {member.name!r} is a link or a device; refused")
                 yield member.name, opened.extractfile(member)
-        if not guarded.last:
+        if not bounded.last:
             raise EOFError("cut short between two files")
         plain.read(BLOCK)  # to the end, where gzip and xz keep their checksums
 
 
-class _Guarded:
-    """A stream that gives at most BLOCK bytes at a time: tarfile reads a header whole."""
+class _BoundedStream:
+    """A stream that refuses to read more than BLOCK bytes: tarfile reads a header at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.seek, self.tell, self.last = stream, stream.seek, stream.tell, b""
@@ -104,7 +107,7 @@ class _Guarded:
 def _write(
     members: Iterator[tuple[str, IO[bytes] | None]], archive: Path, scratch: Path, bounds: Bounds
 ) -> None:
-    """Write every member below scratch, counting what is written, not what is announced."""
+    """Write every member below scratch; count the bytes written, not those that it announces."""
     most = min(bounds.all_bytes, max(bounds.ratio * archive.stat().st_size, BLOCK))
     total = 0
     for number, (name, content) in enumerate(members, start=1):
@@ -120,14 +123,14 @@ def _write(
                 written, total = written + len(block), total + len(block)
                 if written > bounds.file_bytes or total > most:
                     raise ValueError(
-                        f"{archive}: {name!r} brings it beyond {bounds.file_bytes} bytes a file, "
-                        f"or {most} bytes in all ({bounds.ratio} times its size); refused"
+                        f"{archive}: with {name!r} it exceeds {bounds.file_bytes} bytes a file, or "
+                        f"{most} bytes in all ({bounds.ratio} times its size); refused"
                     )
                 stream.write(block)
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
-    """A member's path, if it stays inside the folder on any system."""
+    """A member's path; ValueError if it could leave the folder on some system."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00]", name):
         raise ValueError(f"{archive}: the path {name!r} could leave the folder; refused")
@@ -139,7 +142,7 @@ def _move(scratch: Path, folder: Path, archive: Path) -> list[Path]:
     taken = [top.name for top in tops if os.path.lexists(folder / top.name)]
     if taken:
         raise ValueError(
-            f"{archive}: {folder} has {', '.join(taken[:3])} already; move it away, or name "
+            f"{archive}: {folder} already has {', '.join(taken[:3])}; move it away, or name "
             "another folder"
         )
     for top in tops:

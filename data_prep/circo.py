@@ -1,4 +1,4 @@
-"""CIRCO: its annotations by pinned checksums, and a check of them and of COCO's images.
+"""CIRCO: fetch the annotations by pinned checksums, check them and COCO's images.
 
     python -m data_prep.circo fetch data/circo
     curl -O http://images.cocodataset.org/annotations/image_info_unlabeled2017.zip
@@ -13,12 +13,11 @@ Archives are unpacked into the folder COCO2017_unlabeled there.
 from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
-from qure_lib.data import coco_list, find_circo_images, load_circo
-from qure_lib.layouts import CIRCO_FOLDERS
+from qure_lib.datasets.circo import CIRCO_FOLDERS, coco_list, find_circo_images, load_circo
 
 ABOUT_IMAGES = """\
-Neither COCO's list of its unlabeled images nor the images are fetched (no checksum of them is
-pinned here). COCO's own server has both, without a form; `unpack` puts each where it belongs:
+COCO's list of its unlabeled images and the images are not fetched, since no checksum of them is
+pinned. COCO's server has both, without a form; `unpack` puts each into its place:
     curl -O http://images.cocodataset.org/annotations/image_info_unlabeled2017.zip
     curl -O http://images.cocodataset.org/zips/unlabeled2017.zip      (19 GB)
 The photographs are Flickr users' own, under their licences."""
@@ -36,7 +35,7 @@ def count_test(root: Path) -> dict[str, int]:
 
 
 def count_corpus(root: Path) -> dict[str, int]:
-    """COCO's unlabeled images, where their list is there."""
+    """The number of COCO's unlabeled images, if their list is there."""
     known = coco_list(root).is_file()
     return {"corpus_images": len(find_circo_images(root).paths)} if known else {}
 

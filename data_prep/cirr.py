@@ -1,22 +1,23 @@
-"""CIRR: its annotations by pinned checksums, and a check of them and of its images.
+"""CIRR: fetch the annotations by pinned checksums, check them and the images.
 
     python -m data_prep.cirr fetch data/cirr
     python -m data_prep.cirr unpack dev.tar.gz data/cirr
     python -m data_prep.cirr check data/cirr --images
 
-The train captions have no pinned checksum: they are taken from the same commit as the rest, and
+The train captions have no pinned checksum: they come from the same commit as the rest, and are
 accepted if they load and hold 28,225 queries.
 """
 
 from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
-from qure_lib.data import find_cirr_images, load_cirr, read_json
+from qure_lib.datasets.cirr import find_cirr_images, load_cirr
+from qure_lib.files import read_json
 
 ABOUT_IMAGES = """\
-Images are not fetched: they are NLVR2's, given out on request for research. Fill in the form that
-CIRR's and NLVR2's pages link to, and put train/, dev/ and test1/ where the split lists say, here or
-below img_raw/ or images/."""
+Images are not fetched: they are NLVR2's, which are given out on request for research. Fill in the
+form that CIRR's and NLVR2's pages link to, and put train/, dev/ and test1/ into this folder or
+below its img_raw/ or images/, as the split lists name them."""
 SPLITS = ("train", "val", "test1")
 KNOWN = read_known("cirr")
 
@@ -37,7 +38,7 @@ def count_unlisted_targets(root: Path) -> dict[str, int]:
 
 
 def check_train(root: Path) -> None:
-    """Raise a ValueError unless the train captions load and are as many as known."""
+    """Raise ValueError unless the train captions load and hold the known number of queries."""
     count = count_queries(root, "train")["train_queries"]
     if count != KNOWN["train_queries"]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Files from the web: bounded, checked, and under their finished name whole or not at all."""
+"""Download files: bounded in size, checked, and written whole or not at all."""
 
 import http.client
 import os
@@ -17,12 +17,12 @@ TRIES, PAUSE = 3, 1.0  # seconds before the second try, twice that before the th
 
 @dataclass(frozen=True)
 class Source:
-    """A file at a web address; `sha256` and `size` (bytes) where they are known beforehand."""
+    """A file at a web address; `sha256` and `size` (bytes) are None if they are not known."""
 
     url: str
     sha256: str | None = None
     size: int | None = None
-    largest: int = 16 * 2**20  # bytes; what is accepted where the size is not known
+    largest: int = 16 * 2**20  # bytes that are accepted if the size is not known
 
     @property
     def limit(self) -> int:
@@ -30,30 +30,30 @@ class Source:
 
 
 def is_right(source: Source, path: Path) -> bool:
-    """Whether a file is there and has the known size and checksum."""
+    """Whether a file exists and has the known size and checksum."""
     if not path.is_file() or path.stat().st_size != source.size:
         return False
     return file_sha256(path) == source.sha256
 
 
 def download(source: Source, path: str | Path) -> None:
-    """Write what a web address holds to a file, whole or not at all.
+    """Download a file, whole or not at all.
 
-    With a known checksum, what arrived before a connection broke off is kept beside it as
-    `name.part` and continued by a Range request, now or by the next call: the checksum tells
-    whether the pieces fit. Without one, a broken-off download starts over.
+    If the checksum is known, a download that broke off is kept as `name.part`, and this call or the
+    next one resumes it by a Range request; the checksum then shows whether the parts fit. If it is
+    not known, the download starts over.
 
     Raises:
-        ValueError: no web address, no such file there, too large a file, or the wrong content.
-        OSError: no answer, or a connection that keeps breaking off.
+        ValueError: not a web address, no such file there, too large a file, or the wrong content.
+        OSError: the server does not answer, or the connection broke off at every attempt.
     """
     path = Path(path)
     if not re.match(r"https?://", source.url):
-        raise ValueError(f"{source.url!r} is no web address; write https://...")
+        raise ValueError(f"{source.url!r} is not a web address; write https://...")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        _receive_patiently(source, part)
+        _receive_with_retries(source, part)
         _check(source, part)
     except Exception as error:
         if source.sha256 is None or isinstance(error, ValueError):
@@ -62,41 +62,41 @@ def download(source: Source, path: str | Path) -> None:
     os.replace(part, path)
 
 
-def _receive_patiently(source: Source, part: Path) -> None:
+def _receive_with_retries(source: Source, part: Path) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             return _receive(source, part)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing follows what is there, so that is not this file
+            if error.code == 416:  # the part is too long: of another file
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 raise ValueError(
-                    f"{source.url}: {error.code} {error.reason}. Moved? Say where with --home, or "
-                    "put the file there by hand: what has the right checksum is not fetched again"
+                    f"{source.url}: {error.code} {error.reason}; if the file has moved, name its "
+                    "new folder with --home, or put it into place by hand"
                 ) from error
             failure = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
             failure = str(error) or type(error).__name__
         if attempt < TRIES:
             time.sleep(PAUSE * attempt)
-    raise OSError(f"{source.url}: {failure}; run the same command again, it goes on from there")
+    raise OSError(f"{source.url}: {failure}; run the same command again to resume")
 
 
 def _receive(source: Source, part: Path) -> None:
-    """One request. What arrives is added to the part, or replaces it."""
+    """Send one request; append the answer to the part, or replace the part by it."""
     start = part.stat().st_size if source.sha256 and part.is_file() else 0
     if start and start == source.size:
         return
-    asked = {"Range": f"bytes={start}-"} if start else {}
-    with urllib.request.urlopen(urllib.request.Request(source.url, headers=asked), timeout=60) as a:
-        if not (
-            a.status == 206 and a.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        ):
-            start = 0  # the server sends all of it
-        announced = None if a.length is None else start + a.length
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(source.url, headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if not (answer.status == 206 and resumed):
+            start = 0  # the server sends the whole file
+        announced = None if answer.length is None else start + answer.length
         _check_size(source, announced)
         with open(part, "ab" if start else "wb") as stream:
-            while block := a.read(BLOCK):
+            while block := answer.read(BLOCK):
                 start += len(block)
                 if start > source.limit:
                     raise ValueError(f"{source.url}: more than {source.limit} bytes; not this file")
@@ -111,13 +111,13 @@ def _check_size(source: Source, announced: int | None) -> None:
     if announced is not None and (announced > source.limit or known and announced != source.size):
         raise ValueError(
             f"{source.url}: {announced} bytes announced, {'' if known else 'at most '}"
-            f"{source.limit} expected; is this the address of the file?"
+            f"{source.limit} expected; is this the right address?"
         )
 
 
 def _check(source: Source, part: Path) -> None:
     if source.sha256 and (found := file_sha256(part)) != source.sha256:
         raise ValueError(
-            f"{source.url}: SHA-256 {found}, expected {source.sha256}; nothing was kept. Run it "
-            "again; if that does not help, what is there is another edition"
+            f"{source.url}: SHA-256 {found}, expected {source.sha256}; the download was deleted; "
+            "run the command again. If that does not help, the server has another edition"
         )

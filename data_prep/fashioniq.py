@@ -4,14 +4,20 @@
     python -m data_prep.fashioniq unpack images.zip data/fashioniq
     python -m data_prep.fashioniq check data/fashioniq --images
 
-How people get the images is said at the end.
+The end of this text says how people get the images.
 """
 
+from itertools import combinations
 from pathlib import Path
 
+import pandas as pd
+
 from data_prep.real_data import RealData, main, read_known
-from qure_lib.data import CATEGORIES, SPLITS, annotation_counts, load_fashioniq
-from qure_lib.tables import read_published
+from qure_lib.datasets.fashioniq import CATEGORIES, find_categories, load_fashioniq, read_triplets
+from qure_lib.datasets.loading import SPLITS
+from qure_lib.datasets.queries import Triplet
+from qure_lib.files import read_json
+from qure_lib.reporting.tables import read_published
 
 ABOUT_IMAGES = """\
 Images are not fetched: they belong to the shops that took them. In use are: downloading what
@@ -20,6 +26,80 @@ authors, and asking for one of the copies that pass around. Put them in images/{
 image_data/{category}/{id}.jpg or resized_image/{id}.jpg; mixtures are read too. The attributes
 (titles and tags) are not fetched either: their licence is unclear."""
 PUBLISHED = Path(__file__).parents[1] / "reports" / "published" / "fashioniq_counts.csv"
+KNOWN = read_published(PUBLISHED).to_dict() | read_known("fashioniq")
+
+
+def integrity_report(root: str | Path) -> pd.DataFrame:
+    """Count what a data set in FashionIQ's layout holds and what is wrong with it.
+
+    Reads the annotations alone, and reports what `load_fashioniq` would refuse.
+
+    Returns:
+        One row a category and split: category, split, images, triplets, repeated_ids (listed
+        twice), dangling_ids (in a triplet, in no list), duplicate_pairs (same reference and
+        target), target_is_reference (triplets that ask for the image they start from),
+        empty_phrases (triplets where one of the two says nothing), train_val_overlap (ids of this
+        split also in the other).
+    """
+    root = Path(root)
+    listed = {
+        (c, s): read_json(root / "image_splits" / f"split.{c}.{s}.json")
+        for c in find_categories(root)
+        for s in SPLITS
+    }
+    rows = []
+    for (category, split), ids in listed.items():
+        other = listed[category, SPLITS[1 - SPLITS.index(split)]]
+        path = root / "captions" / f"cap.{category}.{split}.json"
+        row = _count_problems(read_triplets(path, category, split), ids)
+        overlap = len(set(ids) & set(other))
+        rows.append({"category": category, "split": split} | row | {"train_val_overlap": overlap})
+    return pd.DataFrame(rows)
+
+
+def _count_problems(triplets: tuple[Triplet, ...], listed: list[str]) -> dict[str, int]:
+    used = {image_id for t in triplets for image_id in (t.reference, t.target)}
+    return {
+        "images": len(set(listed)),
+        "triplets": len(triplets),
+        "repeated_ids": len(listed) - len(set(listed)),
+        "dangling_ids": len(used - set(listed)),
+        "duplicate_pairs": len(triplets) - len({(t.reference, t.target) for t in triplets}),
+        "target_is_reference": sum(t.reference == t.target for t in triplets),
+        "empty_phrases": sum(not all(p.strip(".?, ") for p in t.phrases) for t in triplets),
+    }
+
+
+def count_shared_images(root: str | Path) -> pd.DataFrame:
+    """Count ids that the lists of two categories share: columns split, first, second, shared."""
+    rows = []
+    for split in SPLITS:
+        ids = {
+            c: set(read_json(Path(root, "image_splits", f"split.{c}.{split}.json")))
+            for c in find_categories(root)
+        }
+        rows += [(split, a, b, len(ids[a] & ids[b])) for a, b in combinations(ids, 2)]
+    return pd.DataFrame(rows, columns=["split", "first", "second", "shared"])
+
+
+def annotation_counts(root: str | Path) -> pd.Series:
+    """Every count of `integrity_report` and `count_shared_images` under one name each.
+
+    Returns:
+        Integers by name: dress_train_images, dress_train_triplets, ...; each kind of fault, over
+        all categories and splits; shirt_toptee_val_shared, ...
+    """
+    report, shared = integrity_report(root), count_shared_images(root)
+    counts = {
+        f"{row.category}_{row.split}_{what}": getattr(row, what)
+        for row in report.itertuples()
+        for what in ("images", "triplets")
+    }
+    counts |= report.drop(columns=["category", "split", "images", "triplets"]).sum().to_dict()
+    counts["train_val_overlap"] = report.loc[report["split"] == "val", "train_val_overlap"].sum()
+    for row in shared.itertuples():
+        counts[f"{row.first}_{row.second}_{row.split}_shared"] = row.shared
+    return pd.Series(counts, name="count")
 
 
 def count_pools(root: Path) -> dict[str, int]:
@@ -52,7 +132,7 @@ DATA = RealData(
     key="fashioniq",
     name="FashionIQ",
     about_images=ABOUT_IMAGES,
-    known=read_published(PUBLISHED).to_dict() | read_known("fashioniq"),
+    known=KNOWN | {"target_is_reference": 0},  # as counted in the annotations
     counters=(lambda root: annotation_counts(root).to_dict(), count_pools, count_addresses),
     splits=SPLITS,
     images=list_images,

@@ -1,9 +1,8 @@
 """Draw one garment of SynthFashion as a small product photograph, or as a flat drawing.
 
-Outlines are cut from a few curves and filled with Pillow at FINE times the size; cloth, folds and
-light are smooth NumPy functions of garment coordinates (x to the right from the middle, y down
-from the neck, one unit about 60 pixels). Sines and roots are computed in float64 before anything is
-stored as float32, so that a machine's last-bit differences cannot reach the 8-bit pixels.
+Outlines (garment_cut.py) are filled with Pillow at FINE times the size; cloth, folds and light are
+smooth NumPy functions of garment coordinates. Sines and roots are computed in float64 and stored as
+float32, so that last-bit differences between machines do not change the 8-bit pixels.
 """
 
 import colorsys
@@ -15,6 +14,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from data_prep.garment_cut import HEM, WAIST, Cut, Sleeve, curve, cut_garment, mirror
+
+Garment = dict[str, str | float]  # attribute -> value
 PIXELS, FINE = 128, 4
 RGB = {
     "black": (50, 50, 56), "white": (246, 245, 241), "grey": (146, 149, 154),
@@ -22,7 +24,7 @@ RGB = {
     "yellow": (248, 210, 62), "green": (42, 132, 72), "blue": (38, 84, 190),
     "purple": (118, 60, 160),
 }  # fmt: skip
-DRAWN = {  # the flat drawing's own paints, flowers and papers
+DRAWN = {  # paints of the flat drawing
     "black": (24, 24, 30), "white": (255, 255, 255), "grey": (168, 172, 178),
     "red": (226, 62, 72), "pink": (255, 178, 208), "orange": (255, 156, 40),
     "yellow": (255, 226, 98), "green": (84, 184, 128), "blue": (72, 142, 240),
@@ -31,28 +33,10 @@ DRAWN = {  # the flat drawing's own paints, flowers and papers
 PAPERS = ((255, 244, 222), (222, 240, 246), (232, 246, 226), (246, 230, 242))
 INK = (30, 26, 40)
 STYLES = ("photograph", "drawing")
-PALE = ("white", "pink", "yellow")  # colours that take a dark second colour
+PALE = ("white", "pink", "yellow")  # their second colour is dark
 LIGHT, DARK, GOLD, LEATHER = (246, 242, 232), (38, 40, 60), (236, 190, 70), (118, 70, 36)
 BLOOMS = ((206, 48, 60), (70, 90, 190), (150, 60, 150))  # flowers on pale cloth
 PRINTS = ((216, 52, 52), (240, 178, 44), (38, 128, 150))
-
-HEM = {  # y of the hem, pixels a unit
-    "dress": {"short": (1.5, 64), "medium": (2.0, 54), "long": (2.6, 41.5)},
-    "top": {"short": (0.88, 75), "medium": (1.24, 73), "long": (1.64, 61)},
-}
-SIDE = {  # half width of the garment's body at some y
-    ("dress", "fitted"): ((0.46, 0.86, 1.22, 2.60), (0.39, 0.28, 0.40, 0.34)),
-    ("dress", "loose"): ((0.46, 0.86, 1.22, 2.60), (0.39, 0.29, 0.53, 0.98)),
-    ("top", "fitted"): ((0.46, 0.84, 1.24, 1.70), (0.39, 0.30, 0.39, 0.41)),
-    ("top", "loose"): ((0.46, 0.84, 1.24, 1.70), (0.42, 0.44, 0.50, 0.58)),
-}
-NECK = {"round": (0.17, 0.20), "v": (0.18, 0.50), "square": (0.21, 0.28), "collar": (0.15, 0.13)}
-CUFF = {  # middle and half width
-    "short": np.array((0.57, 0.49, 0.135)),
-    "long": np.array((0.63, 1.16, 0.085)),
-}
-CAP = np.array((0.555, 0.43, 0.138))  # of the shortest sleeve on a scale
-WAIST = 0.86
 
 
 def draw_garment(
@@ -64,13 +48,13 @@ def draw_garment(
         category: "dress", "shirt" or "toptee".
         looks: colour, pattern, sleeve, neck, length, fit, detail and trim. Colour, sleeve and neck
             may be numbers in [0, 1] instead: hue, length of the sleeves, depth of the neckline.
-        rng: the nuisance: place, scale, angle, light, shade, folds, background.
+        rng: draws what is no attribute: place, scale, angle, light, shade, folds, background.
         style: one of STYLES; a "drawing" has other paints, outlines, and neither light nor folds.
 
     Returns:
         (128, 128, 3) uint8, sRGB.
     """
-    cut = _cut(category, looks, rng)
+    cut = cut_garment(category, looks, rng)
     view = _view(cut, looks, rng)
     paints = RGB if style == "photograph" else DRAWN
     base = _dye(_paint(looks["colour"], paints), rng)
@@ -92,22 +76,6 @@ def draw_garment(
 # ---------------------------------------------------------------- lines
 
 
-def _curve(*points: tuple[float, float], steps: int = 8) -> np.ndarray:
-    """A smooth line through the points (Catmull-Rom), (n, 2)."""
-    p = np.array([points[0], *points, points[-1]], float)
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    pieces = [
-        b + ((c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
-    ]
-    return np.vstack([*pieces, p[-1:]])
-
-
-def _mirror(line: np.ndarray) -> np.ndarray:
-    """The same line on the other side, run backwards."""
-    return line[::-1] * (-1, 1)
-
-
 def _star(x: float, y: float, radius: float, points: int = 5, inner: float = 0.45) -> np.ndarray:
     turn = np.arange(2 * points) * math.pi / points - math.pi / 2
     r = radius * np.where(np.arange(2 * points) % 2, inner, 1)
@@ -116,99 +84,6 @@ def _star(x: float, y: float, radius: float, points: int = 5, inner: float = 0.4
 
 def _disc(x: float, y: float, radius: float) -> np.ndarray:
     return _star(x, y, radius, 10, 1)
-
-
-@dataclass(frozen=True)
-class _Sleeve:
-    """The right sleeve."""
-
-    outline: np.ndarray
-    cuff: np.ndarray
-    start: np.ndarray  # of its middle line
-    along: np.ndarray  # unit vector from the shoulder to the cuff
-    length: float
-    width: float  # half width at the cuff
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The lines a garment is sewn along; `armhole` and `sleeve` are the right ones."""
-
-    category: str
-    collar: bool
-    side: tuple[tuple[float, ...], tuple[float, ...]]
-    hem: np.ndarray
-    neck: np.ndarray
-    armhole: np.ndarray
-    sleeve: _Sleeve | None
-
-    @property
-    def body(self) -> np.ndarray:
-        ys = np.linspace(0.47, self.hem[0][1], 14)
-        right = np.vstack([self.armhole, np.column_stack([np.interp(ys, *self.side), ys])])
-        return np.vstack([right, self.hem, _mirror(right), self.neck])
-
-    @property
-    def edges(self) -> list[np.ndarray]:
-        """The open edges of the cloth."""
-        arm = self.sleeve.cuff if self.sleeve else self.armhole
-        return [self.hem, arm, _mirror(arm)] + [self.neck] * (not self.collar)
-
-    @property
-    def neck_y(self) -> float:
-        return float(self.neck[:, 1].max())
-
-    def half_width(self, y: float) -> float:
-        return float(np.interp(y, *self.side))
-
-
-def _cut(category: str, looks: dict[str, str], rng: np.random.Generator) -> _Cut:
-    """Cut a garment with these looks; lengths and widths vary by a few per cent."""
-    kind = "dress" if category == "dress" else "top"
-    long, wide, deep = 1 + (0.03, 0.04, 0.08) * (2 * rng.random(3) - 1)
-    ys, xs = SIDE[kind, looks["fit"]]
-    side = (ys, tuple(x * wide for x in xs))
-    hem_y = HEM[kind][looks["length"]][0] * long
-    hem_x = float(np.interp(hem_y, *side))
-    dip = 0.10 if category == "shirt" else 0.05
-    hem = _curve((hem_x, hem_y), (hem_x / 2, hem_y + dip * 0.85), (0, hem_y + dip))
-
-    neck = looks["neck"] if isinstance(looks["neck"], str) else "round"
-    x, y = NECK[neck] * np.array((1, deep))
-    if neck != looks["neck"]:
-        y = 0.08 + 0.52 * looks["neck"]
-    left = {
-        "round": _curve((-x, 0), (-0.8 * x, 0.62 * y), (-0.4 * x, 0.93 * y), (0, y)),
-        "v": np.array([(-x, 0), (-0.6 * x, 0.45 * y), (0, y)]),
-        "square": np.array([(-x, 0), (-0.95 * x, y), (0, y)]),
-        "collar": _curve((-x, 0), (-0.7 * x, 0.7 * y), (0, y)),
-    }[neck]
-    pit = (float(np.interp(0.47, *side)), 0.47)
-    if looks["sleeve"] == "sleeveless":
-        armhole = _curve((0.31, 0.05), (0.285, 0.22), (0.315, 0.38), pit)
-        sleeve = None
-    else:
-        armhole = _curve((0.42, 0.10), (pit[0] + 0.005, 0.28), pit)
-        sleeve = _cut_sleeve(looks, pit, 0.04 * (2 * rng.random() - 1))
-    lines = np.vstack([hem, _mirror(hem)]), np.vstack([left, _mirror(left)])
-    return _Cut(category, looks["neck"] == "collar", side, *lines, armhole, sleeve)
-
-
-def _cut_sleeve(looks: dict[str, str], pit: tuple[float, float], swing: float) -> _Sleeve:
-    """Cut the right sleeve from the shoulder to the cuff and back to the armpit."""
-    shape = looks["sleeve"]
-    x, y, width = CUFF[shape] if isinstance(shape, str) else CAP + shape * (CUFF["long"] - CAP)
-    width += 0.025 * (looks["fit"] == "loose")
-    shoulder, start = np.array((0.42, 0.10)), np.array((pit[0] - 0.05, 0.25))
-    end = np.array((x + pit[0] - 0.39 + swing, y))
-    length = math.dist(start, end)
-    along = (end - start) / length
-    out = np.array((along[1], -along[0]))
-    cuff = np.array([end + out * width, end - out * width])
-    top = _curve(shoulder, shoulder + (0.07, 0.06), (shoulder + cuff[0]) / 2 + out * 0.035, cuff[0])
-    under = _curve(cuff[1], (cuff[1] + pit) / 2 - out * 0.01, (pit[0], 0.48))
-    outline = np.vstack([top, under, [(0.2, 0.4), (0.2, 0.1)]])
-    return _Sleeve(outline, cuff, start, along, length, width)
 
 
 @dataclass(frozen=True)
@@ -252,7 +127,7 @@ class _View:
         )
 
 
-def _view(cut: _Cut, looks: dict[str, str], rng: np.random.Generator) -> _View:
+def _view(cut: Cut, looks: dict[str, str], rng: np.random.Generator) -> _View:
     """Place the garment near the middle of the picture."""
     scale = HEM["dress" if cut.category == "dress" else "top"][looks["length"]][1]
     bottom = float(cut.hem[:, 1].max())
@@ -268,7 +143,7 @@ def _view(cut: _Cut, looks: dict[str, str], rng: np.random.Generator) -> _View:
 
 @dataclass
 class _Cloth:
-    """What has been sewn so far."""
+    """The picture of a garment while it is drawn."""
 
     view: _View
     mask: np.ndarray  # (H, W)
@@ -276,7 +151,7 @@ class _Cloth:
     shade: np.ndarray  # (H, W)
 
     def lay(self, mask: np.ndarray, rgb: np.ndarray, shadow: float = 0.0) -> None:
-        """Lay a piece of one colour on the cloth; shadow is what it casts around itself."""
+        """Lay a piece of one colour on the cloth; `shadow` is the depth of the shadow around it."""
         if shadow:
             self.shade *= 1 - shadow * _blur(mask, 1.5) * (1 - mask)
         on = mask > 0
@@ -289,7 +164,7 @@ def _blur(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _paint(colour: str | float, paints: dict) -> tuple[float, float, float]:
-    """A named colour of these paints, or a hue in [0, 1)."""
+    """The colour that `paints` names, or the colour of a hue in [0, 1)."""
     if isinstance(colour, str):
         return paints[colour]
     return tuple(255 * c for c in colorsys.hsv_to_rgb(colour, 0.75, 0.84))
@@ -302,9 +177,9 @@ def _dye(rgb: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _cloth(
-    cut: _Cut, view: _View, looks: dict[str, str], dyes: tuple, rng: np.random.Generator
+    cut: Cut, view: _View, looks: dict[str, str], dyes: tuple, rng: np.random.Generator
 ) -> _Cloth:
-    """The body over the sleeves, patterned and shaded but without seams."""
+    """Draw the body over the sleeves, with pattern and shade, without seams."""
     x, y = view.grid
     body = mask = view.fill(cut.body)
     if cut.sleeve:
@@ -330,7 +205,7 @@ def _cloth(
 
 
 def _body_cloth(
-    cut: _Cut, view: _View, looks: dict[str, str], at: tuple, rng: np.random.Generator
+    cut: Cut, view: _View, looks: dict[str, str], at: tuple, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cloth coordinates (across, down) and shade of the body at some pixels, each (pixels,)."""
     x, y = at
@@ -342,7 +217,7 @@ def _body_cloth(
 
 
 def _sleeve_cloth(
-    sleeve: _Sleeve, view: _View, at: tuple, rng: np.random.Generator
+    sleeve: Sleeve, view: _View, at: tuple, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cloth coordinates (across, along) and shade of both sleeves, as `_body_cloth`."""
     x, y = at
@@ -357,9 +232,9 @@ def _sleeve_cloth(
 
 
 def _folds(
-    cut: _Cut, looks: dict[str, str], s: np.ndarray, y: np.ndarray, rng: np.random.Generator
+    cut: Cut, looks: dict[str, str], s: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Light and dark of the folds: hanging flutes when loose, drag lines when fitted."""
+    """Shade of the folds: vertical ones in a loose garment, horizontal ones in a fitted one."""
     f = rng.random(6)
     if looks["fit"] == "loose":
         start, depth = (WAIST, 0.20) if cut.category == "dress" else (0.30, 0.10)
@@ -402,16 +277,16 @@ def _pattern(
 # ---------------------------------------------------------------- what is sewn on
 
 
-def _sew(cut: _Cut, cloth: _Cloth, second: np.ndarray) -> None:
-    """Seams, waist, placket and buttons."""
+def _sew(cut: Cut, cloth: _Cloth, second: np.ndarray) -> None:
+    """Draw seams, waist, placket and buttons."""
     view, bottom = cloth.view, float(cut.hem[:, 1].max())
     lines = [cut.hem - (0, 0.055)]
     if cut.sleeve:
         cuff = cut.sleeve.cuff - 0.05 * cut.sleeve.along
-        lines += [cut.armhole, _mirror(cut.armhole), cuff, _mirror(cuff)]
+        lines += [cut.armhole, mirror(cut.armhole), cuff, mirror(cuff)]
     if cut.category == "dress":
         w = cut.half_width(WAIST)
-        lines += [_curve((-w, WAIST - 0.01), (0, WAIST + 0.02), (w, WAIST - 0.01))]
+        lines += [curve((-w, WAIST - 0.01), (0, WAIST + 0.02), (w, WAIST - 0.01))]
     if cut.category == "shirt":
         lines += [np.array([(x, cut.neck_y - 0.02), (x, bottom)]) for x in (-0.05, 0.05)]
     cloth.shade *= 1 - 0.33 * view.line(0.016, *lines)
@@ -422,25 +297,25 @@ def _sew(cut: _Cut, cloth: _Cloth, second: np.ndarray) -> None:
 
 
 def _add_collar(cloth: _Cloth, trim: np.ndarray | None) -> None:
-    """A pointed collar, all of it in the colour of the trim where there is one."""
+    """A pointed collar, in the colour of the trim if there is one."""
     flap = np.array([(0.0, 0.13), (0.15, -0.06), (0.22, 0.03), (0.205, 0.27)])
     piece = cloth.view.fill(flap, flap * (-1, 1))
     if trim is not None:
         cloth.lay(piece, trim)
     cloth.shade += piece * (0.98 - cloth.shade)
     cloth.shade *= 1 - 0.8 * _blur(piece, 1.5) * (1 - piece)
-    cloth.shade *= 1 - 0.4 * cloth.view.line(0.016, flap[2:], _mirror(flap[2:]))
+    cloth.shade *= 1 - 0.4 * cloth.view.line(0.016, flap[2:], mirror(flap[2:]))
     cloth.mask = np.maximum(cloth.mask, piece)
 
 
 def _add_detail(
-    detail: str, cut: _Cut, cloth: _Cloth, dyes: tuple, rng: np.random.Generator
+    detail: str, cut: Cut, cloth: _Cloth, dyes: tuple, rng: np.random.Generator
 ) -> None:
     """A belt, a bow, a pocket or a graphic."""
     view, (base, second) = cloth.view, dyes
     if detail == "belt":
         w = cut.half_width(WAIST) + 0.01
-        upper = _curve((-w, WAIST - 0.06), (0, WAIST - 0.03), (w, WAIST - 0.06))
+        upper = curve((-w, WAIST - 0.06), (0, WAIST - 0.03), (w, WAIST - 0.06))
         band = view.fill(np.vstack([upper, upper[::-1] + (0, 0.11)]))
         frame = np.array(
             [(-0.07, -0.05), (0.07, -0.05), (0.07, 0.10), (-0.07, 0.10), (-0.07, -0.05)]
@@ -451,7 +326,7 @@ def _add_detail(
         cloth.mask = np.maximum(cloth.mask, band)
     if detail == "bow":
         middle = np.array((0, WAIST + 0.02 if cut.category == "dress" else cut.neck_y + 0.10))
-        wing = _curve((0, 0), (0.14, -0.11), (0.22, -0.09), (0.20, 0.08), (0.12, 0.08), (0, 0))
+        wing = curve((0, 0), (0.14, -0.11), (0.22, -0.09), (0.20, 0.08), (0.12, 0.08), (0, 0))
         tail = np.array([(0.0, 0.0), (0.06, 0.30), (0.12, 0.25), (0.17, 0.27)])
         for piece, shade in ((tail, 0.85), (wing, 1.0)):
             cloth.lay(view.fill(piece + middle, piece * (-1, 1) + middle), second * shade, 0.7)
@@ -471,11 +346,11 @@ def _add_detail(
         cloth.lay(view.fill(art), ink)
 
 
-def _photograph(cut: _Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put the garment, with the inside of its back, before a background with a soft shadow."""
+def _photograph(cut: Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay the garment, with the inside of its back, on a background with a soft shadow."""
     view, mask = cloth.view, cloth.mask
     x, y = view.grid
-    back = _curve((-cut.neck[0][0], 0), (0, 0.05), (cut.neck[0][0], 0))
+    back = curve((-cut.neck[0][0], 0), (0, 0.05), (cut.neck[0][0], 0))
     inside = view.fill(np.vstack([cut.neck, back]))
     rim = np.clip(2 * _blur(mask, 3) - 0.75, 0, 1)  # edges turn away from the light
     shade = cloth.shade * (0.66 + 0.36 * rim) * mask
@@ -493,10 +368,10 @@ def _photograph(cut: _Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Gener
     return np.rint(np.clip(ground, 0, 1) * 255).astype(np.uint8)
 
 
-def _illustrate(cut: _Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lay the flat garment, its seams dark, on coloured paper and go round its edges in ink."""
+def _illustrate(cut: Cut, cloth: _Cloth, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lay the flat garment, with dark seams, on coloured paper and draw its edges in ink."""
     view, mask = cloth.view, cloth.mask[..., None]
-    back = _curve((-cut.neck[0][0], 0), (0, 0.05), (cut.neck[0][0], 0))
+    back = curve((-cut.neck[0][0], 0), (0, 0.05), (cut.neck[0][0], 0))
     inside = view.fill(np.vstack([cut.neck, back]))[..., None] * (1 - mask)
     paper = np.array(PAPERS[rng.integers(len(PAPERS))]) / 255 - 0.04 * rng.random(3)
     picture = np.tile(paper.astype(np.float32), (*cloth.mask.shape, 1))

@@ -1,20 +1,21 @@
-"""HP-FashionIQ: its one file by pinned checksum, and a check of it against FashionIQ.
+"""HP-FashionIQ: fetch its file by a pinned checksum, check it against FashionIQ.
 
     python -m data_prep.hp_fashioniq fetch data/hpfiq
     python -m data_prep.hp_fashioniq check data/hpfiq --images
 
-FashionIQ's annotations and images are looked for in a folder `fashioniq` beside it.
+FashionIQ's annotations and images are read from a folder `fashioniq` beside it.
 """
 
 from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
-from qure_lib.data import load_fashioniq, load_hp_fashioniq, scored_images
-from qure_lib.layouts import find_by_id, list_fashioniq_images
+from qure_lib.datasets.fashioniq import list_fashioniq_images, load_fashioniq
+from qure_lib.datasets.hp_fashioniq import load_hp_fashioniq, scored_images
+from qure_lib.datasets.image_files import find_by_id
 
 ABOUT_IMAGES = """\
 Its images are FashionIQ's val images; `python -m data_prep.fashioniq --help` says how people get
-them. Put them in the folder `fashioniq` beside this one, or here, in any layout of FashionIQ's."""
+them. Put them into the folder `fashioniq` beside this one or here, in any layout of FashionIQ."""
 
 
 def count_judgements(root: Path) -> dict[str, int]:
@@ -43,23 +44,24 @@ def count_judgements(root: Path) -> dict[str, int]:
 
 
 def count_against_fashioniq(root: Path) -> dict[str, int]:
-    """Images and pairs that FashionIQ's val does not have, and captions that it has."""
+    """Count images and pairs that FashionIQ's val lacks, and captions that it has."""
     home = root.parent / "fashioniq"
     if not home.is_dir():
         return {}
     judged = load_hp_fashioniq(root / "hpfiq.json")
     val = load_fashioniq(home, "val", images=False)
     images = {i for queries in val.values() for i in queries.corpus.image_ids}
-    phrases = {(t.reference, t.target): t.phrases for q in val.values() for t in q.triplets}
-    pairs = [phrases.get(pair) for pair in zip(judged["reference"], judged["target"], strict=True)]
-    same = [
-        caption in {" ".join(f"{a} and {b}".split()), " ".join(f"{b} and {a}".split())}
-        for caption, (a, b) in zip(judged["caption"], (p or ("", "") for p in pairs), strict=True)
-    ]
+    captions: dict[tuple[str, str], set[str]] = {}  # of a pair, in either order of the two phrases
+    for t in (t for queries in val.values() for t in queries.triplets):
+        for phrases in (t.phrases, t.phrases[::-1]):
+            words = " and ".join(phrases).split()
+            captions.setdefault((t.reference, t.target), set()).add(" ".join(words))
+    pairs = list(zip(judged["reference"], judged["target"], strict=True))
+    same = [c in captions.get(pair, ()) for c, pair in zip(judged["caption"], pairs, strict=True)]
     named = {*scored_images(judged), *judged["target"]}
     return {
         "images_not_in_val": len(named - images),
-        "pairs_not_in_val": sum(p is None for p in pairs),
+        "pairs_not_in_val": sum(pair not in captions for pair in pairs),
         "captions_of_val": sum(same),
     }
 

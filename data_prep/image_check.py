@@ -1,4 +1,7 @@
-"""Look at image files on all cores: missing, empty, truncated, undecodable, or no image at all."""
+"""Look at image files on all cores: missing, empty, truncated, undecodable, or no image at all.
+
+`qure_lib.datasets.image_files.FORMATS` says which formats are decoded, here and in training.
+"""
 
 import os
 from collections import deque
@@ -10,17 +13,21 @@ from multiprocessing import get_context
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-FORMATS = {  # what an image may be, by suffix; nothing else is decoded (an EPS file is a program)
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP",
-    ".tif": "TIFF", ".tiff": "TIFF",
-}  # fmt: skip
-HARMLESS = "is a "  # how what a decoder does not mind begins: another format than the suffix says
+from qure_lib.datasets.image_files import FORMATS
+
+HARMLESS = "is "  # how a note begins: the image is read as the release reads it
+# Pillow's modes whose pixels the published preprocessing clips to 0-255.
+CLIPPED = {f"I;16{order}": "16-bit greyscale" for order in ("", "B", "L", "N")}
+CLIPPED |= {"I": "32-bit integer", "F": "32-bit float"}
 CHUNK = 64  # files a worker takes at once
 Look = Callable[[str], str]
 
 
 def look_at(path: str) -> str:
-    """What is wrong with an image file, "" for nothing. Decodes all of it."""
+    """What is wrong with an image file, "" for nothing. Decodes all of it.
+
+    Another format than the suffix says, and pixels that are clipped, are notes (`HARMLESS`).
+    """
     try:
         if os.stat(path).st_size == 0:
             return "empty (0 bytes)"
@@ -33,10 +40,14 @@ def look_at(path: str) -> str:
         return _name_content(path)
     except Image.DecompressionBombError:
         return "absurdly large"
-    except Exception as error:  # decoders raise what they like on damaged files
+    except Exception as error:  # decoders raise errors of any type on damaged files
         return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
-    suffix = os.path.splitext(path)[1].lower()
-    return "" if FORMATS.get(suffix) == found else f"{HARMLESS}{found} by its content"
+    notes = []
+    if FORMATS.get(os.path.splitext(path)[1].lower()) != found:
+        notes.append(f"{'an' if found == 'AVIF' else 'a'} {found} by its content")
+    if image.mode in CLIPPED:
+        notes.append(f"{CLIPPED[image.mode]}, clipped to 0-255 (what is above becomes white)")
+    return f"{HARMLESS}{' and '.join(notes)}" if notes else ""
 
 
 def _name_content(path: str) -> str:
@@ -51,14 +62,13 @@ def look_at_all(
 ) -> dict[str, str]:
     """Look at many files at once.
 
-    A file that kills the worker that decodes it is found and named, and the others are looked at
-    all the same.
+    A file that kills the worker that decodes it is named, and all others are looked at.
 
     Args:
         workers: processes; None for one a core.
 
     Returns:
-        What is wrong, by path, of the files where something is.
+        Path -> what is wrong with the file, where something is.
     """
     problems: dict[str, str] = {}
     workers = min(workers or os.cpu_count() or 1, max(1, len(paths) // CHUNK))
@@ -84,7 +94,7 @@ def _work(
     look: Look,
     finish: Callable[[Sequence[str], list[str]], None],
 ) -> list[Sequence[str]]:
-    """Look until nothing waits or a worker dies. Returns the chunks that were under way then."""
+    """Look until nothing waits or a worker dies; return the chunks that were under way then."""
     under_way: dict[Future, Sequence[str]] = {}
     ahead = workers * 2 if workers > 1 else 1
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:

@@ -5,9 +5,9 @@
 
 Some 5,000 photographs that people took of their own clothes (CC0), each with its sender, one of 17
 classes and a flag for children's sizes. Captions are composed from the class, a colour measured in
-the picture, and that flag. Many photographs fit one caption; which do is known as far as class,
-measured colour and flag are right. Senders, not photographs, are divided into train and val, so
-that no background is seen in both.
+the picture, and that flag. Many photographs fit one caption; graded relevance says which, and is
+right as far as class, measured colour and flag are. Senders, not photographs, are divided into
+train and val, so that no background is in both.
 """
 
 import argparse
@@ -26,22 +26,26 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data_prep.colours import measure_colour
 from data_prep.download import Source, download
 from data_prep.pretrain import initialise, train_tokenizer
-from data_prep.synthfashion import PHRASES, join_wordings
-from qure_lib.data import SPLITS, load_fashioniq
+from data_prep.wordings import PHRASES, join_wordings
+from qure_lib.datasets.fashioniq import load_fashioniq
+from qure_lib.datasets.image_files import read_image
+from qure_lib.datasets.loading import SPLITS
+from qure_lib.features.model_folder import save_model
 from qure_lib.files import file_sha256, replacing
-from qure_lib.images import read_image
-from qure_lib.model import ModelConfig, QuReModel
-from qure_lib.runs import set_seed
+from qure_lib.method.config import ModelConfig
+from qure_lib.method.model import QuReModel
+from qure_lib.train.loop import set_seed
 
 NAME, VERSION = "Photographs", "1.0"
 HOME = "https://raw.githubusercontent.com/alexeygrigorev/clothing-dataset/master"
-ROWS = 5_403  # of images.csv as published
+ROWS = 5_403  # of the published images.csv
 LARGEST = 16 * 2**20  # bytes of one file
-SIDE = 256  # pixels, of the longer side of what is kept
+SIDE = 256  # pixels of the longer side, at most, as written
 VAL_SHARE = 0.3
-TO_GET = "`python -m data_prep.photos fetch data/photos-original` gets them there."
+TO_GET = "`python -m data_prep.photos fetch data/photos-original` downloads them there."
 
 GROUPS = {  # category -> class -> its noun
     "tops": {
@@ -76,18 +80,18 @@ Photograph = dict[str, str]  # id, sender, category, kind, colour, size
 def fetch(root: str | Path, home: str = HOME, rows: int | None = ROWS) -> Path:
     """Download images.csv and every photograph with a class, one file at a time.
 
-    A file is written whole, checked and never fetched twice, so a broken-off download goes on.
+    Every file is written whole and checked. Files that are there are kept: a second call resumes.
 
     Args:
         root: folder for images.csv and images/.
-        home: where the data set lies, https:// or http://.
-        rows: of images.csv; None takes any number.
+        home: web address of the data set's folder.
+        rows: that images.csv must have; None accepts any number.
 
     Returns:
         root.
 
     Raises:
-        ValueError: another table than expected, or files that could not be had; names the first.
+        ValueError: images.csv has another length, or photographs are missing; names the first.
     """
     root, table = Path(root), Path(root, "images.csv")
     if not table.is_file():
@@ -95,8 +99,8 @@ def fetch(root: str | Path, home: str = HOME, rows: int | None = ROWS) -> Path:
     listed = read_table(root)
     if rows is not None and len(listed) != rows:
         raise ValueError(
-            f"{table} has {len(listed)} rows, the published one {rows}: cut short, or a newer "
-            "edition; delete it to fetch it again, or accept it with --rows"
+            f"{table} has {len(listed)} rows, the published one {rows}: it is cut short or a newer "
+            "edition; delete it to download it again, or accept it with --rows"
         )
     paths = [photograph_path(root, row) for row in listed if row["label"] not in NO_CLASS]
     wanted = [path for path in paths if not path.is_file()]
@@ -107,13 +111,13 @@ def fetch(root: str | Path, home: str = HOME, rows: int | None = ROWS) -> Path:
     if faults:
         raise ValueError(
             f"{len(faults)} of {len(paths)} photographs are still missing ({faults[0]}); run the "
-            "same command again, it goes on where it stopped"
+            "same command again to resume"
         )
     return root
 
 
 def _fetch_photograph(home: str, path: Path) -> str | None:
-    """Download one photograph and look whether it decodes. Returns what went wrong, if anything."""
+    """Download one photograph and decode it; return what went wrong, None for nothing."""
     try:
         download(Source(f"{home}/images/{path.name}", largest=LARGEST), path)
         read_image(path)
@@ -127,13 +131,17 @@ def read_table(root: Path) -> list[dict[str, str]]:
     """The rows of images.csv: image, sender_id, label, kids.
 
     Raises:
-        ValueError: the table is missing or broken; the message names the line.
+        ValueError: the table is missing or broken, or a column or a photograph is there twice; the
+            message names the line.
     """
     table = Path(root, "images.csv")
     if not table.is_file():
         raise ValueError(f"{table} is missing. {TO_GET}")
     with open(table, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+        reader = csv.DictReader(stream)
+        rows, columns = list(reader), reader.fieldnames or []
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{table}, line 1: a column is there twice in {columns}; keep one")
     known, seen = {label for kinds in GROUPS.values() for label in kinds} | {*NO_CLASS}, set()
     for line, row in enumerate(rows, start=2):
         sound = re.fullmatch(r"[\w-]+", row.get("image") or "") and row.get("sender_id")
@@ -143,88 +151,20 @@ def read_table(root: Path) -> list[dict[str, str]]:
             raise ValueError(f"{table}, line {line}: {row['image']} is listed twice")
         seen.add(row["image"])
     if not rows:
-        raise ValueError(f"{table} lists no photograph; get it again")
+        raise ValueError(f"{table} lists no photograph; delete it to download it again")
     return rows
 
 
 def photograph_path(root: Path, row: dict[str, str]) -> Path:
-    """Where a row's photograph lies."""
+    """The file of a row's photograph."""
     return Path(root, "images", f"{row['image']}.jpg")
-
-
-# ---------------------------------------------------------------- colour
-
-ANY = (-np.inf, np.inf)
-COLOURS = (  # name, hue (degrees in CIELAB, -95 to 265), lightness, chroma: the first that holds
-    ("black", ANY, (0, 14), ANY),
-    ("black", ANY, (0, 33), (0, 10)),
-    ("white", ANY, (70, 101), (0, 11)),
-    ("grey", ANY, ANY, (0, 10)),
-    ("blue", (-95, -48), (0, 35), ANY),
-    ("blue", (-95, -58), ANY, ANY),
-    ("purple", (-58, -25), ANY, ANY),
-    ("pink", (-25, 10), (45, 101), ANY),
-    ("pink", (-25, 45), (62, 101), ANY),
-    ("red", (-25, 20), ANY, ANY),
-    ("red", (20, 45), ANY, (32, 200)),
-    ("pink", (20, 45), (55, 101), ANY),
-    ("brown", (20, 45), ANY, ANY),
-    ("orange", (45, 68), (45, 101), (50, 200)),
-    ("yellow", (68, 110), (55, 101), (38, 200)),
-    ("white", (45, 105), (82, 101), (0, 18)),
-    ("beige", (45, 100), (60, 101), ANY),
-    ("brown", (45, 90), ANY, ANY),
-    ("green", (90, 195), ANY, ANY),
-    ("blue", (195, 265), ANY, ANY),
-)
-GRID = 40  # pixels a side, enough for a colour
-
-
-def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 1] -> CIELAB (D65), (..., 3)."""
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    matrix = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
-    xyz = linear @ np.array(matrix).T / (0.9505, 1, 1.089)
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
-def name_colours(lab: np.ndarray) -> np.ndarray:
-    """(..., 3) CIELAB -> (...) names of COLOURS."""
-    lightness, a, b = np.moveaxis(lab, -1, 0)
-    hue = (np.degrees(np.arctan2(b, a)) + 95) % 360 - 95
-    values = hue, lightness, np.hypot(a, b)
-    holds = [
-        np.all([(low <= v) & (v < high) for v, (low, high) in zip(values, box, strict=True)], 0)
-        for _, *box in COLOURS
-    ]
-    return np.select(holds, [name for name, *_ in COLOURS], "grey")
-
-
-def measure_colour(image: Image.Image) -> str:
-    """The name that most of the middle of the picture has, what looks like its edge left aside.
-
-    Simple on purpose: photographs show one garment in the middle of something else.
-    """
-    small = image.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX)
-    lab = to_lab(np.asarray(small, float) / 255)
-    y, x = (np.mgrid[:GRID, :GRID] + 0.5) / GRID * 2 - 1
-    distance = np.hypot(x / 0.75, y / 0.8)
-    weight = np.exp(-(distance**2)) * (distance < 1)
-    alike = (lab * (0.6, 1, 1)).astype(np.float32)  # shadows change lightness more than colour
-    edge = alike[np.maximum(abs(x), abs(y)) > 0.86][::5]
-    apart = ((alike[:, :, None] - edge) ** 2).sum(axis=-1)
-    weight *= np.clip(1 - (apart < 9**2).mean(axis=-1) / 0.15, 0.03, 1)
-    names, inverse = np.unique(name_colours(lab), return_inverse=True)
-    return str(names[np.bincount(inverse.ravel(), weight.ravel()).argmax()])
 
 
 # ---------------------------------------------------------------- queries
 
 
 def split_senders(senders: list[str], rng: random.Random) -> dict[str, str]:
-    """Sender -> "train" or "val", so that about VAL_SHARE of the photographs are val."""
+    """Sender -> "train" or "val"; about VAL_SHARE of the photographs become val."""
     counts, val = Counter(senders), 0
     splits = {}
     for sender in rng.sample(sorted(counts), len(counts)):
@@ -237,14 +177,15 @@ def split_senders(senders: list[str], rng: random.Random) -> dict[str, str]:
 def make_queries(
     photographs: dict[str, Photograph], rng: random.Random
 ) -> tuple[list[dict], list[dict]]:
-    """A query for every photograph as target, and what each asks for, in step.
+    """Make a query for every photograph as target, and say what each asks for.
 
-    The reference differs in one or two of WORDINGS' attributes, and the captions say all of it: so
-    what is wanted is what the target has, and every photograph that has it fits.
+    The reference differs from the target in one or two of WORDINGS' attributes, and the captions
+    mention every difference. So a query asks for the target's attributes, and every photograph that
+    has them fits.
 
     Returns:
         triplets: {"target", "candidate", "captions": [a, b]}, as in FashionIQ.
-        wanted: {"wanted": {attribute: value}}.
+        wanted: for each triplet {"wanted": {attribute: value}}.
     """
     ids = list(photographs)
     values = np.array([[photographs[i][a] for a in WORDINGS] for i in ids])
@@ -275,10 +216,10 @@ def phrase_options(attribute: str, old: str, new: str) -> list[str]:
 def prepare(root: str | Path, source: str | Path | None = None, seed: int = 0) -> Path:
     """Make the data set at root, unless it is there already.
 
-    It is made in a folder beside root and takes root's place when complete.
+    It is made in a folder beside root, which replaces root when it is complete.
 
     Args:
-        root: a new or empty folder, or an earlier one of these.
+        root: a new or empty folder, or an earlier version of this data set.
         source: folder with images.csv and images/; None for the one that QURE_PHOTOS names.
         seed: of the split and the queries.
 
@@ -286,7 +227,7 @@ def prepare(root: str | Path, source: str | Path | None = None, seed: int = 0) -
         root.
 
     Raises:
-        ValueError: no source, a broken or incomplete one, or a root that holds something else.
+        ValueError: no source, a broken or incomplete source, or other files at root.
     """
     root, source = Path(root), source or os.environ.get("QURE_PHOTOS")
     if not source:
@@ -310,7 +251,7 @@ def prepare(root: str | Path, source: str | Path | None = None, seed: int = 0) -
 
 
 def _manifest(root: Path) -> dict:
-    """The MANIFEST of the data set at root; {} where root is missing or empty."""
+    """The manifest of the data set at root; {} if root is missing or empty."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return {}
     try:
@@ -319,13 +260,13 @@ def _manifest(root: Path) -> dict:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("name") != NAME:
         raise ValueError(
-            f"{root} holds something else (no MANIFEST.json of {NAME}); name another folder"
+            f"{root} holds other files (no MANIFEST.json of {NAME}); name another folder"
         )
     return manifest
 
 
 def _write(root: Path, source: Path, rows: list[dict[str, str]], manifest: dict) -> None:
-    """Write the data set into a folder that holds an empty images/, its MANIFEST last."""
+    """Write the data set into a folder that holds an empty images/, the manifest last."""
     rng = random.Random(manifest["seed"])
     splits = split_senders([row["sender_id"] for row in rows], rng)
     kinds = {label: (group, noun) for group, k in GROUPS.items() for label, noun in k.items()}
@@ -353,7 +294,7 @@ def _write(root: Path, source: Path, rows: list[dict[str, str]], manifest: dict)
 
 
 def keep_small(path: Path, out: Path) -> Image.Image:
-    """Write a photograph with a longer side of at most SIDE, upright. Returns what was written."""
+    """Write a photograph upright, its longer side at most SIDE pixels; return what was written."""
     image = read_image(path)
     if max(image.size) <= SIDE:
         shutil.copyfile(path, out)
@@ -366,7 +307,7 @@ def keep_small(path: Path, out: Path) -> Image.Image:
 
 # ---------------------------------------------------------------- the model to start from
 
-START = {  # the mini model's Q-Former over the pretrained encoder's tokens
+START = {  # the mini model's Q-Former, reading the tokens of the pretrained encoder
     "encoder": "efficientnet_lite0", "image_size": 224, "patch_size": 32, "vision_width": 1280,
     "qformer_width": 96, "qformer_layers": 4, "qformer_heads": 4, "num_query_tokens": 8,
     "embedding_dim": 64, "max_caption_tokens": 48,
@@ -378,7 +319,7 @@ def write_start(folder: str | Path, root: str | Path, seed: int = 0) -> Path:
 
     Args:
         folder: of the checkpoint.
-        root: the data set, whose train captions make the vocabulary.
+        root: the data set; the tokenizer's vocabulary is made of its train captions.
 
     Raises:
         ValueError: the encoder's packages are not installed, or no data set at root.
@@ -388,9 +329,7 @@ def write_start(folder: str | Path, root: str | Path, seed: int = 0) -> Path:
     tokenizer = train_tokenizer([t.caption for q in queries for t in q.triplets])
     model = QuReModel(ModelConfig(**START, vocab_size=len(tokenizer)))
     initialise(model)
-    with replacing(folder) as scratch:
-        model.save(scratch)
-        tokenizer.save_pretrained(scratch)
+    save_model(model, folder, tokenizer)
     return Path(folder)
 
 
@@ -399,8 +338,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     get = commands.add_parser("fetch", help="download the photographs")
     get.add_argument("root", type=Path, help="folder for images.csv and images/")
-    get.add_argument("--home", default=HOME, help="where they are, if they have moved")
-    get.add_argument("--rows", type=int, default=ROWS, help="that images.csv must have")
+    get.add_argument(
+        "--home",
+        default=HOME,
+        help="web address of the folder, if it has moved",
+    )
+    get.add_argument("--rows", type=int, default=ROWS, help="rows that images.csv must have")
     make = commands.add_parser("prepare", help="make the data set from QURE_PHOTOS")
     make.add_argument("root", type=Path, help="folder to make")
     make.add_argument("--seed", type=int, default=0)
@@ -408,7 +351,7 @@ def main() -> None:
     try:
         if options.command == "fetch":
             fetch(options.root, options.home, options.rows)
-            print(f"The photographs are in {options.root}; set QURE_PHOTOS to it")
+            print(f"The photographs are in {options.root}; set QURE_PHOTOS to this folder")
         else:
             prepare(options.root, seed=options.seed)
             write_start(options.root / "start", options.root, options.seed)

@@ -2,9 +2,9 @@
 
     python -m data_prep.pretrain      (or: make pretrain)
 
-Real BLIP-2 at small dimensions. It learns from a world of its own (another seed than the one that
-the notebooks study), images beside their descriptions, and never sees a relative caption. Its
-WordPiece vocabulary is trained on the same world's descriptions and captions.
+The model is BLIP-2 at small dimensions. It is trained on images and their descriptions of a world
+of its own (its seed is not the notebooks'), never on relative captions. Its WordPiece vocabulary is
+trained on that world's descriptions and captions.
 """
 
 import argparse
@@ -21,18 +21,20 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from data_prep import synthfashion
-from qure_lib.data import clean_caption, load_fashioniq, read_json
-from qure_lib.files import file_sha256, replacing
-from qure_lib.images import image_transform, read_image
-from qure_lib.losses import info_nce_loss
-from qure_lib.model import (
-    ModelConfig,
-    QuReModel,
-    as_bert_tokenizer,
-    relevance_scores,
-    tokenize,
-)
-from qure_lib.runs import run_manifest, set_seed
+from data_prep.wordings import describe as describe_garment
+from qure_lib.datasets.captions import clean_caption
+from qure_lib.datasets.fashioniq import load_fashioniq
+from qure_lib.datasets.image_files import read_image
+from qure_lib.datasets.preprocessing import image_transform
+from qure_lib.features.model_folder import save_model
+from qure_lib.features.tokenizer import as_bert_tokenizer, tokenize
+from qure_lib.files import file_sha256, read_json, replacing
+from qure_lib.manifest import run_manifest
+from qure_lib.method.config import ModelConfig
+from qure_lib.method.losses import info_nce_loss
+from qure_lib.method.model import QuReModel
+from qure_lib.method.scores import relevance_scores
+from qure_lib.train.loop import set_seed
 
 WORLD_SEED = 1  # the notebooks' world is drawn from seed 0
 VOCABULARY = 1024  # at most
@@ -53,7 +55,7 @@ SETTINGS = {"epochs": 50, "batch_size": 64, "learning_rate": 1e-3, "weight_decay
 
 
 def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer, [CLS] ... [SEP], over the cleaned captions."""
+    """Train a lower-case WordPiece tokenizer, [CLS] ... [SEP], on the cleaned captions."""
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
     wordpiece.train_from_iterator(
@@ -66,10 +68,10 @@ def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
 
 
 def initialise(model: QuReModel) -> None:
-    """Start from weights that suit the small widths.
+    """Draw initial weights that suit the small widths.
 
-    BLIP-2's own standard deviation of 0.02 suits a width of 768; at 96 the image's part of the
-    residual stream is then so faint that the contrast stays at chance (seen: log 64 for 300 steps).
+    BLIP-2's standard deviation of 0.02 suits a width of 768. At a width of 96 the image's part of
+    the residual stream is then so small that the loss stays at chance (log 64 for 300 steps).
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -80,7 +82,7 @@ def initialise(model: QuReModel) -> None:
 
 
 def contrastive_loss(model: QuReModel, pixels: Tensor, tokens: tuple[Tensor, Tensor]) -> Tensor:
-    """BLIP-2's image-text contrast, both ways, over the batch."""
+    """BLIP-2's image-text contrastive loss of a batch, the mean of both directions."""
     images = model.encode_image(model.vision_encoder(pixels))
     scores = relevance_scores(model.encode_text(*tokens), images)
     both = info_nce_loss(scores, model.temperature) + info_nce_loss(scores.T, model.temperature)
@@ -106,7 +108,7 @@ def top1(model: QuReModel, pixels: Tensor, tokens: tuple[Tensor, Tensor]) -> flo
 def pretrain(
     world: Path, size: str, settings: dict
 ) -> tuple[QuReModel, PreTrainedTokenizerFast, dict]:
-    """Train stage 1 on every train image of a world. Returns model, tokenizer and the record."""
+    """Train stage 1 on every train image of a world; return model, tokenizer and results."""
     set_seed(settings["seed"])
     rng = random.Random(settings["seed"])
     synthfashion.prepare(world, size=size, seed=WORLD_SEED)
@@ -116,7 +118,7 @@ def pretrain(
     category = {i: c for s in sets for c, q in sets[s].items() for i in q.corpus.image_ids}
 
     def describe(image_ids: list[str]) -> list[str]:
-        return [synthfashion.describe(known[i], category[i], rng) for i in image_ids]
+        return [describe_garment(known[i], category[i], rng) for i in image_ids]
 
     captions = [t.caption for q in sets["train"].values() for t in q.triplets]
     tokenizer = train_tokenizer(captions + [d for _ in range(5) for d in describe(ids["train"])])
@@ -140,7 +142,7 @@ def pretrain(
 
 
 def _optimise(model, pixels, image_ids, tokens_of, settings) -> list[float]:
-    """One-cycle AdamW. Returns the mean loss of each epoch."""
+    """Train with AdamW on a one-cycle schedule; return the mean loss of each epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings["weight_decay"])
     steps = settings["epochs"] * (len(image_ids) // settings["batch_size"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], steps)
@@ -166,10 +168,9 @@ def _optimise(model, pixels, image_ids, tokens_of, settings) -> list[float]:
 
 
 def write(folder: Path, model: QuReModel, tokenizer: PreTrainedTokenizerFast, record: dict) -> None:
-    """The checkpoint with its tokenizer and manifest, whole or not at all."""
+    """Write the checkpoint with its tokenizer and manifest, whole or not at all."""
     with replacing(folder) as scratch:
-        model.save(scratch)
-        tokenizer.save_pretrained(scratch)
+        save_model(model, scratch, tokenizer)
         hashes = {"model.safetensors": file_sha256(scratch / "model.safetensors")}
         manifest = run_manifest(**record, sha256=hashes)
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,7 +1,8 @@
 """What the scripts of the real data sets share: fetch annotations, check files, unpack archives.
 
-annotations.csv pins every annotation file to a commit, a size and a SHA-256; known_counts.csv says
-what must hold of them. Images are nobody's to hand on, so they are checked but not fetched.
+annotations.csv pins every annotation file to a commit, a size and a SHA-256; known_counts.csv holds
+the counts that the annotations must give. Images may not be redistributed, so they are checked but
+not fetched.
 """
 
 import argparse
@@ -20,20 +21,21 @@ from tqdm import tqdm
 from data_prep.archives import unpack
 from data_prep.download import Source, download, is_right
 from data_prep.image_check import HARMLESS, look_at_all
+from qure_lib.datasets.queries import check_distinct
 from qure_lib.files import replacing
 
 HERE = Path(__file__).parent
 LARGEST = 32 * 2**20  # bytes of a file whose size is not pinned
 CAUSES = """\
-Usual causes of missing images: addresses that no longer answer, copies that never had all files,
-and a folder or a layout that is none of those in qure_lib/layouts.py (images/{id}.png against
-image_data/{category}/{id}.jpg). Empty files and web pages: a download that did not look at the
-server's answer. Truncated: a download or an unpacking that broke off. `allow_missing=True` lets the
-loaders leave out what is missing, and says by how much that changes the protocol."""
+Usual causes of missing images: addresses that no longer answer, copies that never had all files, or
+a layout that is none of those in qure_lib/datasets/image_files.py (images/{id}.png,
+image_data/{category}/{id}.jpg, ...). Empty files and web pages: a download that did not check the
+server's answer. Truncated: a download or an unpacking that broke off. With `allow_missing=True` the
+loaders drop what is missing, and say how many queries and images they drop."""
 
 
 class Problem(NamedTuple):
-    """A row of check.csv. `image` is an id, "" where it is about none; `part` its split."""
+    """A row of check.csv. `image`: its id, "" if no image is concerned; `part`: its split."""
 
     image: str
     part: str
@@ -42,7 +44,7 @@ class Problem(NamedTuple):
 
 
 class PinnedFile(NamedTuple):
-    """A row of annotations.csv: where a file goes and where it is from."""
+    """A row of annotations.csv: where a file goes and where it comes from."""
 
     path: str  # below the data set's root and below home
     source: Source
@@ -51,16 +53,18 @@ class PinnedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class RealData:
-    """What is particular about one real data set.
+    """How one real data set differs from the others.
 
-    counters: each counts some of `known` from the annotations below a root.
-    images: (root, split) -> part -> image id -> path, of all images that the annotations name.
-    archives: folder below the root that archives are unpacked into.
-    validate: raises ValueError unless the files that have no pinned checksum are right.
+    Attributes:
+        key: the name of its folder.
+        counters: each counts some of `known` from the annotations below a root.
+        images: (root, split) -> part -> image id -> path, of all images that the annotations name.
+        archives: folder below the root into which archives are unpacked.
+        validate: raises ValueError unless the files that have no pinned checksum are right.
     """
 
     script: str
-    key: str  # the name of its folder
+    key: str
     name: str
     about_images: str
     known: dict[str, int]
@@ -72,9 +76,16 @@ class RealData:
 
 
 def read_pins(key: str, home: str | None = None) -> list[PinnedFile]:
-    """The annotation files of a data set; home replaces the repository's address."""
+    """The annotation files of a data set.
+
+    Args:
+        home: web address of a folder with the same files; None for the pinned repositories.
+
+    Raises:
+        ValueError: a file is listed twice.
+    """
     pins = []
-    for row in _read_rows("annotations.csv", key):
+    for row in _read_rows("annotations.csv", key, "path"):
         size = int(row["bytes"]) if row["bytes"] else None
         url = f"{(home or row['home']).rstrip('/')}/{row['path']}"
         source = Source(url, row["sha256"] or None, size, LARGEST)
@@ -83,30 +94,35 @@ def read_pins(key: str, home: str | None = None) -> list[PinnedFile]:
 
 
 def read_known(key: str) -> dict[str, int]:
-    """Quantity -> count, as its source in known_counts.csv has it."""
-    return {row["quantity"]: int(row["count"]) for row in _read_rows("known_counts.csv", key)}
+    """Quantity -> its known count; ValueError if a quantity is listed twice."""
+    rows = _read_rows("known_counts.csv", key, "quantity")
+    return {row["quantity"]: int(row["count"]) for row in rows}
 
 
-def _read_rows(name: str, key: str) -> list[dict[str, str]]:
+def _read_rows(name: str, key: str, distinct: str) -> list[dict[str, str]]:
+    """The rows of a data set, whose values in the column `distinct` must differ."""
     with open(HERE / name, encoding="utf-8", newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row["set"] == key]
+        rows = [row for row in csv.DictReader(stream) if row["set"] == key]
+    places = (f"{HERE / name}, row {number} of {key}" for number in range(len(rows)))
+    check_distinct(zip(places, (row[distinct] for row in rows), strict=True), distinct)
+    return rows
 
 
 # ---------------------------------------------------------------- fetch
 
 
 def fetch(data: RealData, root: str | Path, home: str | None = None) -> list[str]:
-    """Download the annotations below root; what is right already is left alone.
+    """Download the annotations below root, except the files that are right already.
 
     Args:
-        home: web address of a folder with the same files, in place of the pinned repositories.
+        home: see `read_pins`.
 
     Returns:
-        Paths of the files that have no pinned checksum: validated by loading and counting alone.
+        Paths of the files that have no pinned checksum; they were loaded and counted instead.
 
     Raises:
-        ValueError, OSError: a file that could not be had or is not the pinned one; nothing stands
-            under its name then.
+        ValueError, OSError: a file could not be downloaded or is not the pinned one; it is then
+            not written.
     """
     root, pins = Path(root), read_pins(data.key, home)
     pinned = [pin for pin in pins if pin.source.sha256]
@@ -120,7 +136,7 @@ def fetch(data: RealData, root: str | Path, home: str | None = None) -> list[str
 
 
 def _fetch_unpinned(data: RealData, root: Path, pin: PinnedFile, pinned: list[PinnedFile]) -> None:
-    """Validate the file beside copies of the pinned ones before it gets its name."""
+    """Download a file beside copies of the pinned ones and validate it; then put it into place."""
     with tempfile.TemporaryDirectory(prefix=".fetching.", dir=root) as scratch:
         for other in pinned:
             Path(scratch, other.path).parent.mkdir(parents=True, exist_ok=True)
@@ -143,20 +159,21 @@ def _fetch_unpinned(data: RealData, root: Path, pin: PinnedFile, pinned: list[Pi
 def check(
     data: RealData, root: str | Path, images: bool = False, report: str | Path | None = None
 ) -> list[Problem]:
-    """Compare the annotations with what is known of them; with `images`, decode every image.
+    """Compare the annotations with the pinned files and the known counts.
 
     Args:
+        images: decode every image too.
         report: CSV to write, a row a problem; None for check.csv below root.
 
     Returns:
-        The problems; those of `HARMLESS` kind (a JPEG named .png) are no faults.
+        The problems, and notes on images that are read all the same (`is_harmless`).
 
     Raises:
-        ValueError: root is no folder.
+        ValueError: root is not a folder.
     """
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder; `fetch` makes it")
+        raise ValueError(f"{root} is not a folder; `fetch` makes it")
     problems = list(_check_pins(data, root))
     problems += _check_counts(data, root, {p.file for p in problems})
     if images:
@@ -172,11 +189,11 @@ def _check_pins(data: RealData, root: Path) -> Iterable[Problem]:
         if not path.is_file():
             yield Problem("", "annotations", str(path), "missing")
         elif pin.source.sha256 and not is_right(pin.source, path):
-            yield Problem("", "annotations", str(path), f"another file than that of {pin.about}")
+            yield Problem("", "annotations", str(path), f"differs from the file of {pin.about}")
 
 
 def _check_counts(data: RealData, root: Path, faulty: set[str]) -> Iterable[Problem]:
-    """What is not as known. A file that is faulty already is not complained of again."""
+    """Counts that differ from the known ones; a file in `faulty` is not named again."""
     for counter in data.counters:
         try:
             counts = counter(root)
@@ -196,7 +213,7 @@ def _check_images(data: RealData, root: Path) -> list[Problem]:
         try:
             parts = data.images(root, split)
         except ValueError as error:
-            problems.append(Problem("", split, str(root), f"its images are not known: {error}"))
+            problems.append(Problem("", split, str(root), f"the images cannot be listed: {error}"))
             continue
         wanted += [(i, part, str(p)) for part, paths in parts.items() for i, p in paths.items()]
     found = look_at_all(list(dict.fromkeys(path for _, _, path in wanted)))
@@ -204,28 +221,29 @@ def _check_images(data: RealData, root: Path) -> list[Problem]:
 
 
 def summarise(data: RealData, root: Path, problems: list[Problem]) -> str:
-    """The problems by kind and part, in a few lines, with the usual causes."""
+    """Count the problems by kind and part, and name the usual causes."""
     lines = []
     for (kind, part), count in Counter((_kind(p), p.part) for p in problems).most_common():
         example = next(p for p in problems if (_kind(p), p.part) == (kind, part))
         lines.append(f"  {count:>6} {part}: {kind} (first: {example.image or example.file})")
     wrong = sum(not is_harmless(p) for p in problems)
-    notes = f", and {len(problems) - wrong} notes" if wrong < len(problems) else ""
+    noted = len(problems) - wrong
+    notes = f", {noted} note{'s' * (noted != 1)}" if noted else ""
     head = f"{data.name} at {root}: {wrong or 'no'} problem{'s' * (wrong != 1)}{notes}"
     if any(p.image and not is_harmless(p) for p in problems):
         lines += ["", CAUSES, "", data.about_images]
     elif any(p.image for p in problems):
-        lines += ["  Images named after another format are read all the same."]
+        lines += ["  Images with a note are read all the same, as by the release."]
     return "\n".join([head, *lines])
 
 
 def _kind(problem: Problem) -> str:
-    """The problem without the particulars of one image."""
+    """The problem without details of one image."""
     return problem.problem.partition(" (")[0] if problem.image else problem.problem
 
 
 def is_harmless(problem: Problem) -> bool:
-    """Whether loaders read the image all the same."""
+    """Whether a problem is a note: the loaders read the image all the same."""
     return bool(problem.image) and problem.problem.startswith(HARMLESS)
 
 
@@ -238,8 +256,8 @@ def main(data: RealData, about: str, arguments: list[str] | None = None) -> None
     try:
         if options.command == "fetch":
             loose = fetch(data, options.root, options.home)
-            print(f"{data.name}'s annotations are in {options.root}, by checksum", end="")
-            print(f"; by count alone, for want of one: {', '.join(loose)}" if loose else "")
+            print(f"{data.name}'s annotations are in {options.root}, checked by checksum", end="")
+            print(f"; checked by count (no checksum is pinned): {', '.join(loose)}" * bool(loose))
             print(data.about_images)
         elif options.command == "unpack":
             made = unpack(options.archive, options.root / data.archives)
@@ -265,12 +283,17 @@ def _parser(data: RealData, about: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     get = commands.add_parser("fetch", help="download the annotations, by pinned checksums")
     get.add_argument("root", type=Path, help=f"folder for them, such as data/{data.key}")
-    get.add_argument("--home", help="address of a folder that has the files, if they have moved")
-    look = commands.add_parser("check", help="compare with what is known; exit 1 if any is wrong")
+    get.add_argument("--home", help="web address of a folder with the files, if they have moved")
+    look = commands.add_parser("check", help="compare with pins and known counts; exit 1 on faults")
     look.add_argument("root", type=Path, help="the data set's folder")
     look.add_argument("--images", action="store_true", help="decode every image, on all cores")
-    look.add_argument("--report", type=Path, metavar="CSV", help="instead of check.csv in root")
-    take = commands.add_parser("unpack", help="unpack an archive of images into root, safely")
+    look.add_argument(
+        "--report",
+        type=Path,
+        metavar="CSV",
+        help="default: check.csv in root",
+    )
+    take = commands.add_parser("unpack", help="unpack an archive of images into root")
     take.add_argument("archive", type=Path, help="zip or tar (plain, gz, bz2, xz)")
     take.add_argument("root", type=Path, help="the data set's folder")
     return parser

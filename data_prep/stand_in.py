@@ -1,10 +1,10 @@
-"""A stand-in for a real data set: its own annotations, cut down, with drawn images of their names.
+"""Make a stand-in for a real data set: its annotations, cut down, with drawn images.
 
     python -m data_prep.stand_in circo data/circo-stand-in --annotations data/circo --queries 32
 
-For trying a whole profile where the images may not go. An image is drawn from its id alone: two
-are never alike, one is always the same, and none has anything to do with what a caption says, so
-numbers measured on it mean nothing. Sizes are a quarter of typical ones.
+A stand-in tries a whole profile on a machine that may not hold the real images. Each image is drawn
+from its id alone, so it is different from the others and the same in every run, and it does not
+show what a caption says: numbers measured on it mean nothing. Images are a quarter of typical size.
 """
 
 import argparse
@@ -18,54 +18,48 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from qure_lib.data import (
-    GROUP_SIZE,
-    HP_KEYS,
-    SPLITS,
-    find_cirr_images,
-    load_circo,
-    load_cirr,
-    load_fashioniq,
-    load_hp_fashioniq,
-    read_json,
-)
-from qure_lib.files import replacing
+from qure_lib.datasets.circo import load_circo
+from qure_lib.datasets.cirr import GROUP_SIZE, find_cirr_images, load_cirr
+from qure_lib.datasets.fashioniq import load_fashioniq
+from qure_lib.datasets.hp_fashioniq import HP_KEYS, load_hp_fashioniq
+from qure_lib.datasets.loading import SPLITS
+from qure_lib.evaluation.registry import PROTOCOLS
+from qure_lib.files import read_json, replacing
 
 MANIFEST = "STAND_IN.json"
-SHAPES = {  # width, height in pixels; a third each
+SHAPES = {  # layout on disk -> width and height in pixels, of a third of the images each
     "fashioniq": ((75, 100), (50, 125), (90, 110)),
     "cirr": ((160, 120), (120, 160), (200, 110)),
     "circo": ((160, 120), (120, 160), (160, 107)),
     "hpfiq": ((75, 100), (50, 125), (90, 110)),
 }
-GRID = 6  # fields of one colour a side
-GREY_SHARE = 1 / 16  # the real sets have some without colour too
+GRID = 6  # fields of one colour along a side
+GREY_SHARE = 1 / 16  # of the images, as some of the real ones are grey
 Plan = tuple[dict[str, object], dict[str, str]]  # file -> JSON; image file -> image id
 
 
 def stand_in(
     name: str, annotations: str | Path, root: str | Path, queries: int | None = 32
 ) -> Path:
-    """Write a stand-in, unless the same one is there already. It takes root's place when complete.
+    """Write a stand-in at root, unless the same one is there, and return root.
 
     Args:
-        name: "fashioniq", "cirr", "circo" or "hpfiq".
+        name: key of a data set in the registry: "fashioniq", "cirr", "circo", "hpfiq".
         annotations: folder of that data set's real annotations.
-        queries: of each captions file, from its first; None for all. The corpora keep what these
-            name and as many other images.
-
-    Returns:
-        root.
+        queries: how many to keep of each captions file, from its first; None keeps all. A corpus
+            keeps the images that they name and as many others.
 
     Raises:
         ValueError: an unknown name, broken annotations, or a root that holds something else.
     """
     annotations, root = Path(annotations), Path(root)
-    if name not in PLANS:
-        raise ValueError(f"name must be one of {', '.join(PLANS)}, not {name!r}")
+    layouts = {protocol.key: protocol.layout for protocol in PROTOCOLS.values()}
+    if name not in layouts:
+        raise ValueError(f"name must be one of {', '.join(layouts)}, not {name!r}")
     if queries is not None and queries < 1:
         raise ValueError(f"queries must be 1 or more, not {queries}")
-    files, images = PLANS[name](annotations, queries)
+    layout = layouts[name]
+    files, images = PLANS[layout](annotations, queries)
     digest = hashlib.sha256(json.dumps([files, images]).encode()).hexdigest()
     manifest = {"stand_in_for": name, "queries": queries, "sha256_of_plan": digest}
     if _made(root) == manifest:
@@ -74,7 +68,7 @@ def stand_in(
         for path, content in (files | {MANIFEST: manifest}).items():
             _below(fresh, path).write_text(json.dumps(content), encoding="utf-8")
         for path, image_id in tqdm(images.items(), name, unit="image", mininterval=1.0):
-            draw(image_id, SHAPES[name]).save(_below(fresh, path))
+            draw(image_id, SHAPES[layout]).save(_below(fresh, path))
     return root
 
 
@@ -88,7 +82,7 @@ def _made(root: Path) -> object:
 
 
 def _below(root: Path, name: str) -> Path:
-    """The path of a file that is to be written, its folder made."""
+    """The path of a file to write; its folder is made."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"the annotations name a file outside their folder, {name!r}; refused")
@@ -97,7 +91,7 @@ def _below(root: Path, name: str) -> Path:
 
 
 def draw(image_id: str, shapes: tuple[tuple[int, int], ...]) -> Image.Image:
-    """Soft fields of colour that only this id has."""
+    """Blurred fields of colour, drawn from the id alone, in one of the shapes."""
     seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
     fields = Image.fromarray(rng.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8))
@@ -106,11 +100,8 @@ def draw(image_id: str, shapes: tuple[tuple[int, int], ...]) -> Image.Image:
     return image.convert("L") if rng.random() < GREY_SHARE else image
 
 
-# ---------------------------------------------------------------- what to write
-
-
 def plan_fashioniq(annotations: Path, queries: int | None) -> Plan:
-    """Train and val of each category; images/{id}.png."""
+    """Train and val of each category, with images/{id}.png."""
     files, images = {}, {}
     for split in SPLITS:
         for category, whole in load_fashioniq(annotations, split, images=False).items():
@@ -124,7 +115,7 @@ def plan_fashioniq(annotations: Path, queries: int | None) -> Plan:
 
 
 def plan_cirr(annotations: Path, queries: int | None) -> Plan:
-    """All three splits, images where the lists say. Train captions are composed if missing."""
+    """All three splits, with images where the lists say. Missing train captions are composed."""
     files, images = {}, {}
     for split in ("train", "val", "test1"):
         path, listed = f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json"
@@ -132,7 +123,7 @@ def plan_cirr(annotations: Path, queries: int | None) -> Plan:
         if split == "train" and not (annotations / path).is_file():
             entries = compose_cirr(list(find_cirr_images(annotations, split).paths), queries)
         else:
-            load_cirr(annotations, split, images=False)  # says what is broken
+            load_cirr(annotations, split, images=False)  # names what is broken
             entries = read_json(annotations / path)[:queries]
         named = {i for entry in entries for i in entry["img_set"]["members"]}
         kept = {i: names[i] for i in _cut(names, named, queries)}
@@ -144,8 +135,7 @@ def plan_cirr(annotations: Path, queries: int | None) -> Plan:
 def compose_cirr(ids: list[str], queries: int | None) -> list[dict]:
     """Queries in the layout of CIRR's train captions, marked as composed.
 
-    Groups of six are neighbours in the split list; each has five queries, from one image to the
-    next.
+    Six neighbours in the split list form a group, with five queries from one image to the next.
     """
     entries = []
     for start in range(0, len(ids) - GROUP_SIZE + 1, GROUP_SIZE):
@@ -161,7 +151,7 @@ def compose_cirr(ids: list[str], queries: int | None) -> list[dict]:
 
 
 def plan_circo(annotations: Path, queries: int | None) -> Plan:
-    """Val and test, over COCO's list of what they name and as many numbers that they do not."""
+    """Val and test, with COCO's list of the images that they name and of as many others."""
     files, named = {}, set()
     for split in ("val", "test"):
         triplets = load_circo(annotations, split, images=False).triplets[:queries]
@@ -178,7 +168,7 @@ def plan_circo(annotations: Path, queries: int | None) -> Plan:
 
 
 def plan_hpfiq(annotations: Path, queries: int | None) -> Plan:
-    """The first judged queries, and the images they show: image_data/{category}/{id}.jpg."""
+    """The first judged queries, with their images in image_data/{category}/{id}.jpg."""
     judged = load_hp_fashioniq(annotations / "hpfiq.json")[:queries]
     left, kept = len(judged), {}
     for participant, sets in read_json(annotations / "hpfiq.json", dict).items():
@@ -197,13 +187,13 @@ def plan_hpfiq(annotations: Path, queries: int | None) -> Plan:
 
 
 def _cut(listed: Iterable[str], named: set[str], queries: int | None) -> list[str]:
-    """What is named and, of the rest, as many as there are queries; in the list's order."""
+    """The named images and as many others as there are queries, in the list's order."""
     listed = list(listed)
-    others = {i for i in islice((i for i in listed if i not in named), queries)}
+    others = set(islice((i for i in listed if i not in named), queries))
     return [i for i in listed if i in named or i in others]
 
 
-PLANS = {
+PLANS = {  # by layout on disk
     "fashioniq": plan_fashioniq,
     "cirr": plan_cirr,
     "circo": plan_circo,
@@ -215,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=PLANS)
+    parser.add_argument("name", choices=[p.key for p in PROTOCOLS.values()])
     parser.add_argument("root", type=Path, help="folder to make")
     parser.add_argument("--annotations", type=Path, required=True, help="folder of the real ones")
     parser.add_argument("--queries", type=int, default=32, help="of each captions file; 0 for all")

@@ -1,19 +1,20 @@
 """SynthFashion's val images in the layouts of CIRR and of CIRCO, for those protocols.
 
-Written with the data set (`synthfashion.make_annotations`), from its seed; nothing of the rest
-changes by it. The images stay where they are: both views name them by relative paths. Simulated
-like everything here: attributes decide what looks alike and what answers a caption.
+`synthfashion.make_annotations` writes both views with the data set, from its seed. They refer to
+its images by relative paths. Both are simulated: attributes decide which images are similar and
+which answer a caption.
 
-cirr_like/    groups of six similar garments; queries lead from one of a group to another.
+cirr_like/    groups of six similar garments; reference and target are of the same group.
 circo_like/   the val queries of all categories over one corpus, each with every image that answers
-              it; their semantic aspects are the attributes that the caption speaks of.
+              it; the semantic aspects are the attributes that the caption mentions.
 """
 
 import random
 
 import numpy as np
 
-from data_prep.synthfashion import NOTICE, Garment, differences, sample_queries
+from data_prep.catalogue import NOTICE, category_of, differences, sample_queries
+from data_prep.garments import Garment
 
 GROUP = 6  # images, as in CIRR
 NOUNS = {"dress": "a dress", "shirt": "a shirt", "toptee": "a top"}
@@ -21,14 +22,15 @@ COCO = "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
 
 
 def cirr_like(corpora: dict[str, dict[str, Garment]], seed: int) -> dict[str, object]:
-    """CIRR's two files, by path. A sixth as many groups as images, each of one kind; some overlap.
+    """Make CIRR's two files, by path.
 
-    In each group up to five distinct targets, each with a reference of the same group, drawn and
-    captioned as the data set's own queries are. Their ranks are their places in the group.
+    There are a sixth as many groups as images; a group holds one kind of garment, and groups may
+    overlap. Each group has up to five distinct targets, each with a reference of the same group;
+    queries are sampled like those of the data set. A rank is a place in the group.
 
     Args:
         corpora: category -> image id -> garment, of the val split.
-        seed: of the groups, their queries and the words; the data set's own.
+        seed: of the groups, their queries and captions.
     """
     entries: list[dict] = []
     kinds, number = by_kind(corpora), 0
@@ -52,20 +54,20 @@ def cirr_like(corpora: dict[str, dict[str, Garment]], seed: int) -> dict[str, ob
 
 
 def by_kind(corpora: dict[str, dict[str, Garment]]) -> dict[str, dict[str, Garment]]:
-    """All garments by what they are, which an id starts with: a category may sell several kinds."""
+    """All garments by kind, the first part of an id: a category may hold several kinds."""
     everything = {i: garment for garments in corpora.values() for i, garment in garments.items()}
     return {
-        kind: {i: garment for i, garment in everything.items() if i.split("-")[0] == kind}
+        kind: {i: garment for i, garment in everything.items() if category_of(i) == kind}
         for kind in NOUNS
     }
 
 
 def find_groups(garments: dict[str, Garment], rng: random.Random) -> list[list[str]]:
-    """Groups of six similar images, nearest to the first one first.
+    """Find groups of six similar images, sorted by their distance from the first one.
 
-    Around an image drawn at random: the images nearest to it in the sum of `differences` (of
-    equally near ones the earlier) that differ visibly from every member so far. Nobody could say
-    in words how to get from one image to another that shows the same, so no two of a group do.
+    A group is an image drawn at random and the images nearest to it in the sum of `differences`
+    (the earlier one of two equally near) that differ visibly from every member so far: two images
+    that look the same could not be told apart by a caption.
     """
     ids, known = list(garments), list(garments.values())
     apart = differences(known, known)
@@ -83,27 +85,27 @@ def find_groups(garments: dict[str, Garment], rng: random.Random) -> list[list[s
 def circo_like(
     queries: dict[str, list[dict]], corpora: dict[str, dict[str, Garment]]
 ) -> dict[str, object]:
-    """CIRCO's annotations and the list of the corpus in COCO's layout, by path.
+    """Make CIRCO's annotations and the list of the corpus in COCO's layout, by path.
 
     An image of the reference's kind answers a query if it has every value that the caption mentions
-    and otherwise differs from the reference in at most one attribute. A query whose own target does
-    not is left out.
+    and otherwise differs from the reference in at most one attribute. A query that its own target
+    does not answer is left out.
 
     Args:
-        queries: category -> val triplets, each with what is "wanted".
+        queries: category -> val triplets, each with its "wanted" attributes.
         corpora: category -> image id -> garment, of the val split.
     """
     kinds = by_kind(corpora)
     names = [image_id for garments in kinds.values() for image_id in garments]
     numbers = {image_id: number for number, image_id in enumerate(names, start=1)}
-    everyone = [query for asked in queries.values() for query in asked]
+    everything = [query for part in queries.values() for query in part]
     entries: list[dict] = []
     for kind, garments in kinds.items():
         ids = list(garments)
-        asked = [query for query in everyone if query["candidate"] in garments]
-        wanted = [query["wanted"] for query in asked]
+        of_kind = [query for query in everything if query["candidate"] in garments]
+        wanted = [query["wanted"] for query in of_kind]
         differ = differences(wanted, list(garments.values())) > NOTICE
-        for query, apart in zip(asked, differ, strict=True):
+        for query, apart in zip(of_kind, differ, strict=True):
             old = garments[query["candidate"]]
             mentioned = [query["wanted"][attribute] != value for attribute, value in old.items()]
             fits = ~apart[:, mentioned].any(axis=1) & (apart.sum(axis=1) <= 1)
@@ -114,7 +116,7 @@ def circo_like(
                 entry = {"reference_img_id": numbers[query["candidate"]]}
                 entry |= {"target_img_id": truths[0], "relative_caption": _sentence(query)}
                 entry |= {"shared_concept": NOUNS[kind], "gt_img_ids": truths}
-                aspects = [a for a, said in zip(old, mentioned, strict=True) if said]
+                aspects = [a for a, is_asked in zip(old, mentioned, strict=True) if is_asked]
                 entries.append(entry | {"id": len(entries), "semantic_aspects": aspects})
     images = [{"id": n, "file_name": f"../../../images/{i}.png"} for i, n in numbers.items()]
     files = {"annotations/val.json": entries, COCO: {"images": images}}

@@ -1,10 +1,10 @@
-"""Measure the worlds of SynthFashion that were tried, by criteria written down before.
+"""Measure the worlds of SynthFashion by criteria that were written down before.
 
-    python -m data_prep.worlds      (adds what is new to data_prep/worlds.csv; two minutes a world)
+    python -m data_prep.worlds      (adds new worlds to data_prep/worlds.csv; two minutes a world)
 
-CRITERIA are explained in worlds.md, the rows of worlds.csv are the log: a row is replaced only by
-the same world measured again, never taken out. No strategy for negatives is trained here: a world
-is judged before any of them meets it.
+worlds.md explains CRITERIA. worlds.csv is the log of all worlds that were tried: a row is replaced
+if the same world is measured again, and never removed. No strategy for negatives is trained here:
+worlds are judged before any strategy is trained on them.
 """
 
 import argparse
@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 
 from data_prep import synthfashion
-from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.embeddings import Retriever
+from data_prep.catalogue import WORLDS
+from qure_lib.features.retriever import Retriever
 from qure_lib.files import replacing
-from qure_lib.runs import set_seed
-from qure_lib.train import TrainingData, define_hard_negatives, load_training_data, train
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.train.loop import define_hard_negatives, set_seed, train
+from qure_lib.train.training_data import TrainingData, load_training_data
 
 HERE = Path(__file__).parent
 SIZE, SEED = "tried", 0  # the train split is that of size mini
-WARM_UPS = {"published": "bradley_terry", "contrastive": "info_nce"}  # three epochs, uniform
+WARM_UPS = {"published": "bradley_terry", "contrastive": "info_nce"}  # name -> objective
 EPOCHS, LEARNING_RATE = 3, 1e-3
 # Written down before any world but the default was measured.
 CRITERIA = {  # column -> kind of world -> (at least, at most)
@@ -37,28 +38,26 @@ SHAPE = [column for column in CRITERIA if column != "target_rank_percent"]  # wh
 
 
 def measure(name: str, checkpoint: Path, data_root: Path, runs: Path) -> list[dict]:
-    """A row for each warm-up (and for the stage-1 model alone) on the world's train queries."""
+    """Figures of a world's train queries: one row for the stage-1 model and for each warm-up."""
     root = data_root / f"synthfashion-{name}-{SIZE}"
     synthfashion.prepare(root, SIZE, SEED, world=name)
     data = load_training_data(root)
     retriever = Retriever.open(checkpoint, data.images, runs / "features")
-    start = {key: value.clone() for key, value in retriever.model.state_dict().items()}
-    about = {"world": name} | asdict(synthfashion.WORLDS[name]) | graded_figures(data)
+    about = {"world": name} | asdict(WORLDS[name]) | graded_figures(data)
     rows = [about | {"warm_up": "none"} | score_figures(retriever, data)]
     for warm_up, objective in WARM_UPS.items():
-        retriever.model.load_state_dict(start)
         set_seed(SEED)
         uniform = MiningConfig(strategy="all_corpus")
         config = TrainConfig(
             EPOCHS, learning_rate=LEARNING_RATE, n_def=1, objective=objective, mining=uniform
         )
-        train(config, retriever, data, runs, f"world-{name}-{warm_up}")
-        rows.append(about | {"warm_up": warm_up} | score_figures(retriever, data))
+        run = train(config, retriever, data, runs, f"world-{name}-{warm_up}")
+        rows.append(about | {"warm_up": warm_up} | score_figures(run.retriever("last"), data))
     return rows
 
 
 def graded_figures(data: TrainingData) -> dict[str, float]:
-    """What the annotations alone say: skewness of graded relevance, share of false negatives."""
+    """Figures of the annotations alone: skewness of graded relevance, share of false negatives."""
     skewness, share = [], []
     for category, relevance in data.relevance.items():
         centred = relevance.double() - relevance.double().mean(dim=1, keepdim=True)
@@ -72,7 +71,7 @@ def graded_figures(data: TrainingData) -> dict[str, float]:
 
 
 def score_figures(retriever: Retriever, data: TrainingData) -> dict[str, float]:
-    """What the model's score curves look like: means over the three categories."""
+    """Figures of the model's score curves: means over the categories."""
     mined = define_hard_negatives(retriever, data, TrainConfig())
     rows = pd.DataFrame([report.summary() for _, report in mined.values()])
     rank = 100 * rows["target_rank_median"] / rows["corpus_size"]
@@ -87,7 +86,7 @@ def score_figures(retriever: Retriever, data: TrainingData) -> dict[str, float]:
 
 
 def judge(row: pd.Series, columns: Iterable[str] = CRITERIA) -> str:
-    """Which kind of world a row is by these CRITERIA: "right", "left" or "neither"."""
+    """Judge a row by the CRITERIA of these columns: "right"-skewed, "left"-skewed or "neither"."""
     for kind in ("right", "left"):
         bounds = {column: CRITERIA[column][kind] for column in columns}
         if all(low <= row[column] <= high for column, (low, high) in bounds.items()):
@@ -98,14 +97,14 @@ def judge(row: pd.Series, columns: Iterable[str] = CRITERIA) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "worlds", nargs="*", help="names of synthfashion.WORLDS; none: all new ones"
+        "worlds", nargs="*", help="names of catalogue.WORLDS; default: all new ones"
     )
     parser.add_argument("--log", type=Path, default=HERE / "worlds.csv")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     log = pd.read_csv(options.log) if options.log.is_file() else pd.DataFrame({"world": []})
-    drawn = [name for name, world in synthfashion.WORLDS.items() if world.style == "photograph"]
+    drawn = [name for name, world in WORLDS.items() if world.style == "photograph"]
     for name in options.worlds or [name for name in drawn if name not in set(log["world"])]:
         rows = pd.DataFrame(measure(name, HERE / "mini_stage1", options.data, options.runs))
         rows["kind"] = rows.apply(judge, axis=1)

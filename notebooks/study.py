@@ -1,14 +1,15 @@
-"""The whole grid of ablations: every variant with every seed, as one command that can be resumed.
+"""Train the grid of ablations, every variant with every seed; a stopped command resumes.
 
     python notebooks/study.py data/synthfashion-mini      (or: make study)
 
 All runs of a seed start from the same stage-1 model and take the same number of gradient steps over
-the same triplets, so that a difference is the variant's doing. The primary measure was named before
+the same triplets, so the variant alone makes the difference. The primary measure was named before
 any run: Recall@10 on val, averaged over the categories, at the last epoch.
 
 Each finished run is added to the tables of reports/shipped/study/WORLD, which notebook 05 plots:
-runs.csv (a row a run), epochs.csv, definitions.csv (means over the categories), ranks.csv (of each
-val query's target at the last epoch), with manifest.json. A run whose row is there is not repeated.
+runs.csv (one row a run), epochs.csv, definitions.csv (means over the categories), ranks.csv (of
+each val query's target at the last epoch), and manifest.json. A run with a row there is not trained
+again.
 """
 
 import argparse
@@ -23,32 +24,32 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from run import exit_with_parent
 from tqdm import tqdm
 
-from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.embeddings import Retriever
-from qure_lib.evaluation import evaluate_fashioniq
-from qure_lib.files import replacing
-from qure_lib.processes import exit_with_parent
-from qure_lib.runs import run_manifest, write_json
-from qure_lib.statistics import Interval, bootstrap_ci, paired_bootstrap
-from qure_lib.train import Run, TrainingData, data_hashes, load_training_data, train
+from qure_lib.features.retriever import Retriever
+from qure_lib.files import replacing, write_json
+from qure_lib.manifest import run_manifest
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.train.loop import train
+from qure_lib.train.run_folder import Run
+from qure_lib.train.training_data import TrainingData, load_training_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PRIMARY = "val_r10"
-TABLES = ("epochs", "definitions", "ranks", "runs")  # a run counts once the last has its row
-KEY = ["variant", "seed", "settings"]
+TABLES = ("epochs", "definitions", "ranks", "runs")  # runs last: its row says that a run is done
+KEY = ["variant", "seed", "settings"]  # the columns that identify a run
+PUBLISHED = "between_drops"  # the variant that is the published recipe
 
 NEAR = MiningConfig(search_window=100)
 AFTER = MiningConfig("after_target_top_k")
 
-# Question -> variant -> what differs from the published recipe, which is `between_drops`.
+# Question -> variant -> what differs from the published recipe.
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "strategy": {  # Fig. 4, and in-batch contrast
-        "between_drops": {},
+        PUBLISHED: {},
         "after_target_top_k": {"mining": AFTER},
         "top_k": {"mining": MiningConfig("top_k")},
         "all_corpus": {"mining": MiningConfig("all_corpus")},
@@ -77,14 +78,14 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "mining": NEAR,
         },
     },
-    "contraction": {  # one place, right after the target; after_target_top_k stays at 100
+    "contraction": {  # all right after the target; after_target_top_k has 100 throughout
         "fixed_32": {"mining": AFTER, "set_sizes": (32, 32)},
         "shrinking_100_10": {"mining": AFTER, "set_sizes": (100, 10)},
         "growing_10_100": {"mining": AFTER, "set_sizes": (10, 100)},
-        "drops_fixed_32": {"set_sizes": (32, 32)},  # QuRe's place, a size that stays
+        "drops_fixed_32": {"set_sizes": (32, 32)},  # between the drops, at a fixed size
     },
 }
-BASELINES = {  # what a question's variants are compared with, if not the published recipe
+BASELINES = {  # of the questions whose variants are not compared with the published recipe
     "strategy": "all_corpus",
     "with a window of 100": "window_100",
     "contraction": "fixed_32",
@@ -92,11 +93,16 @@ BASELINES = {  # what a question's variants are compared with, if not the publis
 VARIANTS = {name: changes for group in QUESTIONS.values() for name, changes in group.items()}
 
 
+def baseline(question: str) -> str:
+    """The variant that a question's variants are compared with."""
+    return BASELINES.get(question, PUBLISHED)
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How much of a world each run sees. The defaults let the grid fit an hour on two cores."""
+    """How much of a world each run sees. The shipped grid took four core hours."""
 
-    queries: int = 320  # training queries a category; the pool of negatives stays whole
+    queries: int = 320  # training queries a category; the pool of negatives is not cut
     epochs: int = 12  # so that n_def of 3, 6 and 10 are three schedules
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -114,7 +120,7 @@ class Scale:
         return replace(base, **VARIANTS[variant])
 
     def cut(self, data: TrainingData) -> TrainingData:
-        """The first training queries of each category, and everything else."""
+        """The data with only the first training queries of each category; all else is kept."""
         few = slice(self.queries)
         train = {c: replace(q, triplets=q.triplets[few]) for c, q in data.train.items()}
         relevance = {c: None if r is None else r[few] for c, r in data.relevance.items()}
@@ -122,7 +128,7 @@ class Scale:
 
 
 def departures(settings: Any) -> dict[str, Any]:
-    """What a settings dataclass has that its defaults have not, in nested ones likewise.
+    """The settings that differ from their defaults, nested dataclasses included.
 
     Example:
         >>> departures(TrainConfig(n_def=3, mining=MiningConfig(search_window=100)))
@@ -137,77 +143,60 @@ def departures(settings: Any) -> dict[str, Any]:
 
 
 def settings_key(config: TrainConfig, hashes: dict[str, str]) -> str:
-    """Eight hex digits of what differs from the defaults, and of the data and starting weights.
+    """Eight hex digits of the settings that differ from the defaults, the data and the model.
 
-    A setting that is added with a default leaves them as they are; a default that is changed does
-    not show in them, so that the shipped rows must then be made again.
+    A new setting with a default does not change them. Nor does a changed default: after one, train
+    the shipped rows again.
+
+    Args:
+        hashes: of `TrainingData.hashes`.
     """
     text = json.dumps([departures(config), hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Bench:
-    """A world, a starting model and a scale: what every run of a study has in common."""
+class Experiment:
+    """What all runs on a world share: its data, the starting model and the scale."""
 
     def __init__(self, world: Path, checkpoint: Path, runs: Path, scale: Scale) -> None:
         self.scale, self.runs = scale, Path(runs)
         self.data = scale.cut(load_training_data(world))
         self.retriever = Retriever.open(checkpoint, self.data.images, self.runs / "features")
-        self.start = {n: v.clone() for n, v in self.retriever.model.state_dict().items()}
-        self.hashes = data_hashes(self.retriever, self.data)
+        self.hashes = self.data.hashes(self.retriever)
 
     @property
     def mean_relevance(self) -> float | None:
-        """Graded relevance of the corpus, which uniform negatives have; None if it is not known."""
+        """Mean graded relevance of the corpora, that of uniform negatives; None if unknown."""
         known = [r for r in self.data.relevance.values() if r is not None]
         return float(sum(r.mean() for r in known) / len(known)) if known else None
 
     def key(self, variant: str, seed: int) -> tuple[str, int, str]:
-        """Variant, seed, and eight hex digits that change with any setting, data or weights."""
+        """The run's KEY: its variant, its seed, and the digits of `settings_key`."""
         return variant, seed, settings_key(self.scale.config(variant, seed), self.hashes)
 
     def run(self, variant: str, seed: int) -> tuple[Run, dict[str, pd.DataFrame]]:
-        """Train and evaluate one run; the run, and its rows of every table."""
-        self.retriever.model.load_state_dict(self.start)
+        """Train and evaluate one run.
+
+        Returns:
+            The run, and its rows of each of TABLES.
+        """
         config = self.scale.config(variant, seed)
         run = train(config, self.retriever, self.data, self.runs, variant)
-        per_query = evaluate_fashioniq(self.retriever, self.data.val)
+        per_query = self.data.evaluate(run.retriever("last"))
         times = [name for name in run.history if name.endswith("_s")]
-        last = run.history.drop(columns=times).tail(1)
+        history = run.history.drop(columns=times)
         tables = {
-            "epochs": run.history.drop(columns=times),
+            "epochs": history,
             "definitions": run.mining.groupby("epoch").mean(numeric_only=True).reset_index(),
             "ranks": per_query.set_index("query_id")[["rank"]].T,
-            "runs": last.assign(seconds=run.history[times].to_numpy().sum()),
+            "runs": history.tail(1).assign(seconds=run.history[times].to_numpy().sum()),
         }
         key = dict(zip(KEY, self.key(variant, seed), strict=True))
         return run, {n: pd.DataFrame(key, f.index).join(f) for n, f in tables.items()}
 
 
-def interval(hits: pd.DataFrame, variant: str, less: str | None = None) -> Interval:
-    """The mean of a variant's hits, or its difference from another's, over seeds and queries.
-
-    Args:
-        hits: one row a (variant, seed), one column a val query ("shirt/val/12"), any measure;
-            every category counts the same.
-        less: a variant to subtract, on the seeds that both have.
-
-    Returns:
-        The 95 % interval, resampling seeds and queries at once; a PairedDifference with `less`.
-    """
-    names = [variant] if less is None else [variant, less]
-    common = sorted(set.intersection(*(set(hits.loc[name].index) for name in names)))
-    category = hits.columns.str.split("/").str[0]
-    weights = np.tile(1 / category.map(category.value_counts()), len(common))
-    over = [np.repeat(common, hits.shape[1]), np.tile(np.arange(hits.shape[1]), len(common))]
-    values = [hits.loc[name].loc[common].to_numpy().ravel() for name in names]
-    if less is None:
-        return bootstrap_ci(*values, weights, over)
-    return paired_bootstrap(*values, (weights, weights), over)
-
-
 def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """A study's tables by name; rows of runs that did not finish are left out, all if none did."""
+    """A study's tables by name, without the rows of unfinished runs; empty if no run finished."""
     if not (folder / "runs.csv").is_file():
         return {}
     tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"settings": str}) for name in TABLES}
@@ -216,7 +205,7 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def add(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
-    """Add one run's rows to the tables, in place of the same variant's and seed's earlier ones."""
+    """Write one run's rows into the tables; they replace earlier ones of its variant and seed."""
     before = read(folder)
     for name in TABLES:
         frame = rows[name]
@@ -229,21 +218,26 @@ def add(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
             frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def run_study(bench: Bench, arguments: tuple, folder: Path, jobs: list, workers: int) -> None:
-    """Run (variant, seed) jobs in processes of one thread each, adding each one's rows when done.
+def run_study(
+    experiment: Experiment, inputs: tuple, folder: Path, jobs: list, workers: int
+) -> None:
+    """Train what is missing, each run in a process of one thread, and add its rows when it is done.
 
     Args:
-        arguments: what `bench` was made of; each process makes its own.
+        inputs: the arguments of `experiment`; each process makes its own from them.
+        folder: of the tables.
+        jobs: (variant, seed) of all runs.
+        workers: number of processes.
     """
     finished = read(folder)
     known = set(finished["runs"][KEY].itertuples(index=False, name=None)) if finished else set()
-    left = [job for job in jobs if bench.key(*job) not in known]
+    left = [job for job in jobs if experiment.key(*job) not in known]
     print(f"{folder}: {len(jobs) - len(left)} of {len(jobs)} runs are there, {len(left)} to go")
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_open, initargs=arguments
+        workers, multiprocessing.get_context("spawn"), initializer=_set_up_process, initargs=inputs
     )
     try:
-        waiting: dict[Future, tuple] = {pool.submit(_work, *job): job for job in left}
+        waiting: dict[Future, tuple] = {pool.submit(_run_job, *job): job for job in left}
         for done in tqdm(as_completed(waiting), folder.name, len(left), unit="run"):
             try:
                 add(folder, done.result())
@@ -253,18 +247,19 @@ def run_study(bench: Bench, arguments: tuple, folder: Path, jobs: list, workers:
         pool.shutdown(cancel_futures=True)
 
 
-def _open(*arguments: Any) -> None:
-    """Set a process up: one thread, no output of its own, and the bench."""
-    global _bench
+def _set_up_process(*inputs: Any) -> None:
+    """Give the process one thread, no output, and its own experiment."""
+    global _experiment
     exit_with_parent()
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    _bench = Bench(*arguments)
+    _experiment = Experiment(*inputs)
 
 
-def _work(variant: str, seed: int) -> dict[str, pd.DataFrame]:
-    run, rows = _bench.run(variant, seed)
-    shutil.rmtree(run.folder)  # tens of megabytes a run, and its rows are what is wanted
+def _run_job(variant: str, seed: int) -> dict[str, pd.DataFrame]:
+    """One run's rows. Its folder of tens of megabytes is deleted."""
+    run, rows = _experiment.run(variant, seed)
+    shutil.rmtree(run.folder)
     return rows
 
 
@@ -287,19 +282,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     scale = Scale(options.queries, options.epochs)
     seeds = range(1000, 1000 + options.seeds)
+    # Variant by variant, so that no two processes train the same seed's warm-up at once.
+    jobs = [(variant, seed) for variant in options.only for seed in seeds]
     for world in options.worlds:
         inputs = world, options.checkpoint, options.runs, scale
-        bench, folder = Bench(*inputs), options.out / world.name
-        # Variant by variant, so that no two processes train the same seed's warm-up at once.
-        jobs = [(variant, seed) for variant in options.only for seed in seeds]
-        run_study(bench, inputs, folder, jobs, options.workers)
+        experiment, folder = Experiment(*inputs), options.out / world.name
+        run_study(experiment, inputs, folder, jobs, options.workers)
         runs = read(folder)["runs"]
         manifest = run_manifest(
             world=world.name,
             primary=PRIMARY,
             scale=scale,
-            data=bench.hashes,
-            mean_relevance=bench.mean_relevance,
+            data=experiment.hashes,
+            mean_relevance=experiment.mean_relevance,
             runs=len(runs),
             seconds=runs.seconds.sum(),
             threads_a_run=1,

@@ -1,14 +1,10 @@
-"""Several processes as one: rows shared out over ranks, and put together again on each.
+"""Several processes as one: each rank computes its share of the rows, and gathers the others'.
 
-Without a group every function on rows gives back what it is given. Within one, all ranks must call
+In a single process the functions below return what they are given. In a group, all ranks must call
 the same functions in the same order.
 """
 
-from __future__ import annotations
-
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,62 +15,56 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-# How long ranks wait for one another: one that finds its share of the features stored waits for
-# those that encode theirs. A rank's death is noticed at once, by the launcher.
-PATIENCE = timedelta(hours=12)
-
+# The longest that a rank waits for another, which may have features to encode. If a rank dies, the
+# launcher ends the others at once.
+COLLECTIVE_TIMEOUT = timedelta(hours=12)
 T = TypeVar("T")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that `accelerate launch` started, if it started this one.
+    """Join the group of processes that `accelerate launch` started, if it started this one.
 
-    They talk by NCCL where there are GPUs, one a process, and by gloo on CPUs.
+    They communicate by NCCL on GPUs, one a process, and by gloo on CPUs.
 
     Raises:
-        ValueError: several processes were asked for by --cpu, of which accelerate starts one.
+        ValueError: accelerate was launched with --cpu, which starts one process only.
     """
-    from accelerate import PartialState  # a second to import
+    from accelerate import PartialState  # takes a second to import
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=COLLECTIVE_TIMEOUT)
     if state.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
         raise ValueError(
-            "accelerate launch --cpu starts one process, whatever --num_processes says; "
-            "--multi_gpu starts them all, and where there is no GPU they use CPUs"
+            "accelerate launch --cpu starts one process, whatever --num_processes says; use "
+            "--multi_gpu, which starts them all and uses CPUs if there is no GPU"
         )
     yield
     state.destroy_process_group()
 
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's number, and of how many."""
+    """This process's rank, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is rank 0, which alone writes the run's files and prints."""
     return rank_and_count()[0] == 0
 
 
 def wait_for_all() -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def share(n: int) -> slice:
-    """The rows of n that are this rank's; all of them where there are fewer rows than ranks.
-
-    Example:
-        >>> share(7)
-        slice(0, 7, None)
-    """
+    """This rank's rows of n; all n rows if there are fewer rows than ranks."""
     return _share_of(*rank_and_count(), n)
 
 
 def _share_of(rank: int, count: int, n: int) -> slice:
-    """A rank's rows of n: as many for each rank as can be.
+    """A rank's rows of n; the shares differ by one row at most.
 
     Example:
         >>> [_share_of(rank, 3, 7) for rank in range(3)]
@@ -84,24 +74,30 @@ def _share_of(rank: int, count: int, n: int) -> slice:
 
 
 def gather_rows(mine: Tensor, n: int) -> Tensor:
-    """This rank's share of n rows, (share, ...), -> those of all, (n, ...), on every rank.
+    """Gather the rows `share(n)` of every rank, (share, ...), into all n, (n, ...), on every rank.
 
-    Each rank may compute the same loss of them: then `average_gradients` leaves what one process
-    would have.
+    If every rank then computes the same loss, `average_gradients` leaves the gradients that one
+    process would have.
+
+    Raises:
+        ValueError: `mine` does not have the share's number of rows.
     """
+    rows = share(n)
+    if len(mine) != rows.stop - rows.start:
+        raise ValueError(f"{len(mine)} rows, but this rank's share of {n} is {rows}")
     return _GatherRows.apply(mine, n) if _are_shared(n) else mine
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor, n: int) -> Tensor:
-        ctx.n = n
-        rank, count = rank_and_count()
-        rows = mine.new_empty(n, *mine.shape[1:])
-        rows[share(n)] = mine
-        for other in range(count if rows.numel() else 0):
-            dist.broadcast(rows[_share_of(other, count, n)], src=other)
-        return rows
+        ctx.n, count = n, dist.get_world_size()
+        sizes = [s.stop - s.start for s in (_share_of(rank, count, n) for rank in range(count))]
+        padded = mine.new_zeros(max(sizes), *mine.shape[1:])  # a collective takes equal shapes
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -109,7 +105,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_shares(mine: T, n: int) -> list[T]:
-    """What each rank made of its share of n rows, in the order of the rows, on every rank."""
+    """Gather what each rank made of its share of n rows, in the order of the rows."""
     if not _are_shared(n):
         return [mine]
     parts: list[Any] = [None] * rank_and_count()[1]
@@ -130,13 +126,3 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 def _are_shared(n: int) -> bool:
     """Whether there are several ranks, and at least a row for each."""
     return 1 < rank_and_count()[1] <= n
-
-
-def exit_with_parent() -> None:
-    """End this process, whatever it does, when the one that started it is gone (killed, say)."""
-
-    def wait_for_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()

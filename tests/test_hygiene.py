@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import run
+from shared import project_files
 
 import qure_lib
 
@@ -22,13 +23,6 @@ PLACES = re.compile(
     r"(?<![\w.:/])/(?:work|tmp|root|home|opt|Users)/\w"  # somebody's own folder
     r"|py[p]i\.org|python[h]osted|npm[j]s|hugging[f]ace\.co|anaconda\.[o]rg|download\.py[t]orch"
 )
-
-
-def project_files() -> list[Path]:
-    """Tracked files and those that would be, relative to the root."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -118,7 +112,7 @@ def test_every_test_checks_something(path):
 
 
 def test_the_package_lists_names_that_exist():
-    listed = re.findall(r"^(\w+)  +(\w.*)$", qure_lib.__doc__, re.MULTILINE)
+    listed = re.findall(r"^(\w+\.\w+)  +(\w.*)$", qure_lib.__doc__, re.MULTILINE)
     assert len(listed) > 10
     for module, names in listed:
         for name in names.split(", "):

@@ -1,6 +1,7 @@
-"""Two processes that accelerate starts against one: the same training, and what follows a death."""
+"""Two processes that accelerate starts against one: the same training, and a killed process."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,13 +19,24 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from qure_lib import processes
-from qure_lib.config import MiningConfig, TrainConfig
-from qure_lib.embeddings import Retriever
-from qure_lib.mining import HardNegativeSet, MiningReport, mine_hard_negatives
-from qure_lib.ranking import rank_corpus
-from qure_lib.runs import load_checkpoint, set_seed
-from qure_lib.train import load_training_data, main
+from qure_lib.features.retriever import Retriever
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.method.mining import mine_hard_negatives
+from qure_lib.method.mining_report import MiningReport
+from qure_lib.method.negatives import HardNegativeSet
+from qure_lib.method.ranking import rank_corpus
+from qure_lib.processes import (
+    _share_of,
+    average_gradients,
+    gather_rows,
+    gather_shares,
+    joined,
+    share,
+)
+from qure_lib.train.__main__ import main
+from qure_lib.train.loop import set_seed
+from qure_lib.train.run_folder import load_checkpoint
+from qure_lib.train.training_data import load_training_data
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1")
 LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
@@ -50,27 +62,27 @@ def start(stage1, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launched(root, smoke_world, start):
-    """Start the training command in a number of processes; it writes to `runs/said.txt`."""
+    """Start the training command in a number of processes; it writes to `runs/output.txt`."""
 
     def launched(runs: Path, settings: tuple[str, ...], count: int) -> subprocess.Popen:
         words = [*LAUNCH, "--num_processes", str(count)] if count > 1 else [sys.executable]
         words += ["-m", "qure_lib.train", smoke_world, "--checkpoint", start, "--runs", runs]
         env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        with (runs / "said.txt").open("w") as said:
+        with (runs / "output.txt").open("w") as output:
             command = [*map(str, words), *settings]
-            return subprocess.Popen(command, cwd=root, env=env, stdout=said, stderr=said)
+            return subprocess.Popen(command, cwd=root, env=env, stdout=output, stderr=output)
 
     return launched
 
 
 @pytest.fixture(scope="module")
 def trained(launched, tmp_path_factory):
-    """Train to the end, or go on to it; the run's folder."""
+    """Train, or resume training, to the end; the run's folder."""
 
     def trained(settings: tuple[str, ...], count: int, runs: Path | None = None) -> Path:
         runs = runs or tmp_path_factory.mktemp(f"runs{count}")
         status = launched(runs, settings, count).wait(timeout=300)
-        assert status == 0, (runs / "said.txt").read_text()[-3000:]
+        assert status == 0, (runs / "output.txt").read_text()[-3000:]
         (manifest,) = runs.glob("*/run.json")
         assert json.loads(manifest.read_text())["processes"] == count
         return manifest.parent
@@ -80,7 +92,7 @@ def trained(launched, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mined(trained):
-    """One process's run and two's, with mining."""
+    """A run of one process and a run of two, with mining."""
     return trained(MINED, 1), trained(MINED, 2)
 
 
@@ -89,14 +101,14 @@ def history(run: Path) -> pd.DataFrame:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The last ones, but for keys' biases: they move no attention, and AdamW steps by the rounding
-    that their gradients are."""
+    """The last epoch's, without the keys' biases: they do not change the attention, so their
+    gradients are rounding errors, which AdamW scales up."""
     loaded = load_file(run / "last" / "model.safetensors")
     return {n: w for n, w in loaded.items() if not n.endswith("key.bias")}
 
 
 def assert_same_training(one: Path, two: Path) -> None:
-    assert one.name == two.name  # so that a run may go on in another number of processes
+    assert one.name == two.name  # a run may resume in another number of processes
     pd.testing.assert_frame_equal(history(one), history(two), rtol=1e-4)
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=1e-4)
 
@@ -136,7 +148,7 @@ def test_in_batch_contrast_sees_the_other_processes_targets(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("killed", "count"), [("1", 2), ("0", 1)])
-def test_a_killed_rank_ends_the_job_and_the_run_goes_on(
+def test_a_killed_rank_ends_the_job_and_the_run_resumes(
     launched, trained, mined, tmp_path, killed, count
 ):
     running = launched(tmp_path, MINED, 2)
@@ -155,18 +167,22 @@ def test_a_killed_rank_ends_the_job_and_the_run_goes_on(
         assert_same_training(mined[0], resumed)
 
 
-def check_rows_of_three_ranks(rank: int, store: str) -> None:
-    """On each rank: what is gathered is the whole, and its gradient one process's."""
+def join_three_ranks(rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
+
+
+def check_gradients(rank: int, store: str) -> None:
+    """On each rank: the gathered rows are the whole, their gradient is that of one process."""
+    join_three_ranks(rank, store)
     for n in (1, 2, 3, 7):
         whole = torch.arange(2.0 * n).view(n, 2) + 1
-        mine = whole[processes.share(n)]
+        mine = whole[share(n)]
         factor, bias, unused, alone = (torch.ones(2, requires_grad=True) for _ in range(4))
-        rows = processes.gather_rows(mine * factor, n)
+        rows = gather_rows(mine * factor, n)
         assert torch.equal(rows, whole)
-        assert sum(processes.gather_shares(mine.tolist(), n), []) == whole.tolist()
+        assert sum(gather_shares(mine.tolist(), n), []) == whole.tolist()
         ((rows + bias) ** 2).sum().backward()
-        processes.average_gradients([factor, unused, bias])
+        average_gradients([factor, unused, bias])
         ((whole * alone + 1) ** 2).sum().backward()
         torch.testing.assert_close(factor.grad, alone.grad)
         torch.testing.assert_close(bias.grad, 2 * (whole + 1).sum(dim=0))
@@ -174,8 +190,50 @@ def check_rows_of_three_ranks(rank: int, store: str) -> None:
     dist.destroy_process_group()
 
 
-def test_rows_are_shared_and_gathered_with_their_gradients(tmp_path):
-    assert torch.multiprocessing.spawn(check_rows_of_three_ranks, (str(tmp_path / "s"),), 3) is None
+def check_shapes_and_types(rank: int, store: str) -> None:
+    """On each rank: rows of any type and shape, also with no element, are gathered by one call."""
+    join_three_ranks(rank, store)
+    calls, all_gather = [], dist.all_gather
+    dist.all_gather = lambda *args: calls.append(args) or all_gather(*args)
+    dist.broadcast = None
+    for dtype in (torch.bool, torch.uint8, torch.int32, torch.int64, torch.bfloat16, torch.float64):
+        for shape in ((7,), (4, 3), (3, 2, 2), (5, 0), (4, 0, 2), (2, 3), (0, 3)):
+            whole = (torch.arange(math.prod(shape)) % 5).view(shape).to(dtype)
+            calls.clear()
+            rows = gather_rows(whole[share(shape[0])], shape[0])
+            assert torch.equal(rows, whole) and rows.dtype == dtype
+            assert len(calls) == (shape[0] >= 3)
+    columns = torch.arange(14.0).view(2, 7).T  # not contiguous
+    assert torch.equal(gather_rows(columns[share(7)], 7), columns)
+    nothing = torch.ones(7, 0, requires_grad=True)
+    gather_rows(nothing[share(7)], 7).sum().backward()
+    assert nothing.grad.shape == (7, 0)
+    with pytest.raises(ValueError, match="1 rows, but this rank's share of 9"):
+        gather_rows(torch.ones(1, 2), 9)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("check", [check_gradients, check_shapes_and_types])
+def test_rows_are_shared_and_gathered(check, tmp_path):
+    assert torch.multiprocessing.spawn(check, (str(tmp_path / "store"),), 3) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_shares_cover_the_rows_once_and_differ_by_one_at_most(count):
+    for n in range(count, 40):
+        shares = [range(n)[_share_of(rank, count, n)] for rank in range(count)]
+        assert [row for rows in shares for row in rows] == list(range(n))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for n in range(count):  # too few rows to share: every rank has all
+        assert all(_share_of(rank, count, n) == slice(0, n) for rank in range(count))
+
+
+def test_one_process_keeps_what_it_has():
+    rows = torch.ones(3, 2)
+    assert gather_rows(rows, 3) is rows
+    assert gather_shares("mine", 3) == ["mine"]
+    with pytest.raises(ValueError, match="2 rows, but this rank's share of 3"):
+        gather_rows(rows[:2], 3)
 
 
 def test_ranks_draw_the_same_samples_and_dropout_of_their_own():
@@ -205,7 +263,7 @@ def test_queries_mined_in_shares_are_the_whole():
 
 @pytest.fixture
 def command(smoke_world, stage1, tmp_path, monkeypatch):
-    """Run the command in this process, all but the training; the settings given to that."""
+    """Run the command in this process, without the training; the settings that training got."""
     seen = []
 
     def train(config: TrainConfig, *_: object) -> None:
@@ -218,7 +276,7 @@ def command(smoke_world, stage1, tmp_path, monkeypatch):
         assert main([*map(str, words)]) == 2
         return seen
 
-    monkeypatch.setattr("qure_lib.train.train", train)
+    monkeypatch.setattr("qure_lib.train.__main__.train", train)
     monkeypatch.setattr(Retriever, "open", lambda *_: None)
     return command
 
@@ -232,20 +290,20 @@ def test_the_commands_flags_are_the_settings(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--epochs 3", "n_def (6) is above epochs (3)"),
         ("--drop-rule steepest", "drop_rule must be one of"),
         ("--pool original --batch-size 0", "batch_size must be positive"),
     ],
 )
-def test_the_command_says_what_is_wrong(command, capsys, flags, said):
+def test_the_command_says_what_is_wrong(command, capsys, flags, message):
     assert command(flags) == []
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_accelerates_way_to_start_one_process_only_is_refused(monkeypatch):
+def test_a_launch_that_starts_one_process_only_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(ValueError, match="--multi_gpu"), processes.joined():
+    with pytest.raises(ValueError, match="--multi_gpu"), joined():
         pass

@@ -6,14 +6,18 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from test_model import TINY
+from shared import TINY
 
-import qure_lib.mining
-import qure_lib.model
-from qure_lib.config import MiningConfig
-from qure_lib.data import load_fashioniq
-from qure_lib.runs import write_json
+from qure_lib.method import encoders, losses, strategies
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.method.mining import mine_hard_negatives
+from qure_lib.method.model import QuReModel
+
+
+def run(source: str, **names) -> dict:
+    """The names that a block defines; nothing is there beforehand but `names`."""
+    exec(source, names)
+    return names
 
 
 @pytest.fixture
@@ -29,27 +33,45 @@ def example(root):
 
 
 def test_the_strategy_mines(example, monkeypatch):
-    monkeypatch.setattr(qure_lib.mining, "STRATEGIES", dict(qure_lib.mining.STRATEGIES))
-    exec(example("Add a mining strategy"), vars(qure_lib.mining) | vars(torch))
+    monkeypatch.setitem(strategies.STRATEGIES, "part_below", None)  # gone again afterwards
+    names = run(example("Add a mining strategy"))
     scores = torch.linspace(0.9, 0.1, 10)[None]
-    chosen, report = qure_lib.mining.mine_hard_negatives(
-        scores, torch.eye(10)[:, None], torch.tensor([0]), MiningConfig("middle_third")
-    )
-    assert chosen[0].tolist() == [4, 5, 6]  # of the nine below the target
-    assert report.strategy == "middle_third"
+    mined = {
+        parts: mine_hard_negatives(
+            scores, torch.eye(10)[:, None], torch.tensor([0]), MiningConfig("part_below", options=o)
+        )
+        for parts, o in {3: {}, 4: {"parts": 4}}.items()
+    }
+    assert mined[3][0][0].tolist() == [4, 5, 6]  # of the nine below the target
+    assert mined[4][0][0].tolist() == [3, 4] and names["config"].options == (("parts", 4),)
+    assert mined[3][1].strategy == "part_below"
 
 
-def test_the_data_set_is_read(example, tmp_path):
-    names = {"root": tmp_path, "write_json": write_json, "Image": Image}
-    exec(example("Add a data set"), names | {"load_fashioniq": load_fashioniq})
-    shirts = load_fashioniq(tmp_path, "val")["shirt"]
-    assert shirts.triplets[0].caption == "Is red and has a bow"
+def test_the_objective_is_a_loss(example, monkeypatch):
+    monkeypatch.setitem(losses.OBJECTIVES, "hinge", None)
+    run(example("Add an objective"))
+    queries, images = torch.eye(2), torch.eye(2)[:, None]
+    apart = losses.find_objective("hinge").function(queries, images, images.flip(0)[:, None], 2.0)
+    same = losses.find_objective("hinge").function(queries, images, images[:, None], 2.0)
+    assert (apart.item(), same.item()) == (0.5, 1.0)
+    assert TrainConfig(objective="hinge").objective_at(0) == "hinge"
+
+
+def test_the_data_set_is_read_and_a_model_of_ones_own_evaluated(
+    example, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    names = run(example("Add a data set"))
+    assert names["queries"]["shirt"].triplets[0].caption == "Is red and has a bow"
+    found = run(example("Evaluate a model of your own"), queries=names["queries"])["per_query"]
+    assert len(found) == 6 and found["rank"].between(0, 2).all()
+    assert "avg_r10" in capsys.readouterr().out
 
 
 def test_the_encoder_encodes(example, monkeypatch):
-    monkeypatch.setattr(qure_lib.model, "ENCODERS", dict(qure_lib.model.ENCODERS))
-    exec(example("Add an encoder"), dict(vars(qure_lib.model)))
-    model = qure_lib.model.QuReModel(replace(TINY, encoder="patches"))
+    monkeypatch.setitem(encoders.ENCODERS, "patches", None)
+    run(example("Add an encoder"))
+    model = QuReModel(replace(TINY, encoder="patches"))
     features = model.encode_features(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, 4, 32) and not features.requires_grad
     assert model.encode_image(features).shape == (2, 3, 16)

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 import torch
 from lavis_reference import LavisQuRe
-from test_hygiene import project_files
+from shared import project_files
 
 from data_prep.stand_in import stand_in
-from qure_lib.data import real_annotations
-from qure_lib.model import ModelConfig
+from qure_lib.datasets.loading import real_annotations
+from qure_lib.method.config import ModelConfig
 
 SETS = ("fashioniq", "cirr", "circo", "hpfiq")
 QUERIES = {"hpfiq": 160}  # of three participants; 32 of the others

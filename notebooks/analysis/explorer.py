@@ -1,0 +1,273 @@
+"""Notebook 03: an explorer of single queries. The library ranks, mines and draws."""
+
+import base64
+import html
+import io
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import ipywidgets as ipw
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from analysis.hard_negatives import zone_ranks
+from qure_lib.datasets.image_files import read_image
+from qure_lib.datasets.loading import SPLITS
+from qure_lib.features.retriever import Embedder
+from qure_lib.method.config import MiningConfig
+from qure_lib.method.drops import RULES
+from qure_lib.method.mining import mine_hard_negatives
+from qure_lib.method.ranking import Ranking, rank_corpus
+from qure_lib.reporting import method_figures
+from qure_lib.train.training_data import TrainingData
+
+SIZE, PIXELS = (9.2, 3.0), 1.5  # of the curve: in 100 CSS pixels, and device pixels in a CSS pixel
+LEFT, BOTTOM, WIDTH, HEIGHT = 0.065, 0.15, 0.93, 0.83  # of the curve's axes, as shares of it
+HOVER_RANKS = 150  # ranks with a card under the mouse: all of them, once zoomed in far enough
+ZONE_IMAGES, LISTED_QUERIES = 9, 100  # at most
+WINDOWS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # choices of search_window, beside all
+STYLE = f"<style>{Path(__file__).with_suffix('.css').read_text(encoding='utf-8')}</style>"
+
+
+@dataclass(frozen=True)
+class ExplorerData:
+    """A data set to explore, and the models to see it by.
+
+    data: queries by split and category, with graded relevance where it is known.
+    definitions: name -> the model with the weights of that definition.
+    """
+
+    data: TrainingData
+    definitions: Mapping[str, Embedder]
+
+
+class RelevanceExplorer(ipw.VBox):
+    """One query's relevance-score curve, its drops and its images, under a drop rule to choose.
+
+    Args:
+        worlds: name -> a data set and its models; the first is shown first.
+    """
+
+    def __init__(self, worlds: Mapping[str, ExplorerData]) -> None:
+        self.worlds = worlds
+        self._embed = lru_cache(maxsize=4)(self._embed)
+        self._generator = random.Random(0)
+        self.world = ipw.Dropdown(options=list(worlds), description="world")
+        self.category, self.definition, self.overlay = (
+            ipw.Dropdown(description=name) for name in ("category", "definition", "overlay")
+        )
+        self.split = ipw.Dropdown(options=SPLITS, description="split")
+        self.search = ipw.Text(description="caption", placeholder="words to look for")
+        self.query = ipw.Select(rows=5, description="query")
+        names = ("random", "smoothest curve", "most bottom-heavy")
+        self.random, self.smoothest, self.lowest = (ipw.Button(description=n) for n in names)
+        self.rule = ipw.Dropdown(options=RULES, description="drop rule")
+        self.threshold = ipw.IntSlider(1, 0, 20, description="consecutive_threshold")
+        windows = [*((f"{n:,} ranks", n) for n in WINDOWS), ("all ranks", 0)]
+        self.search_window = ipw.SelectionSlider(options=windows, description="search_window")
+        self.search_window.value = 0
+        self.zoom = ipw.IntRangeSlider(value=(0, 1), max=1, description="zoom")
+        self.triplet, self.hover, self.strips = (ipw.HTML() for _ in range(3))
+        self.picture = ipw.Image()
+        super().__init__(self._rows())
+        self.add_class("qure")
+        self._connect()
+        self._show_world()
+
+    def _rows(self) -> list[ipw.Widget]:
+        """The layout, from top to bottom."""
+        self.search.layout.width = self.query.layout.width = "440px"
+        self.zoom.layout.width = "920px"
+        for slider in (self.threshold, self.search_window):
+            slider.layout.width, slider.style.description_width = "320px", "initial"
+        for part in (self.picture, self.hover):  # the second lies on the first
+            part.layout = ipw.Layout(grid_area="1 / 1", margin="0")
+        curve = ipw.GridBox([self.picture, self.hover]).add_class("curve")
+        jumps = ipw.HBox([self.random, self.smoothest, self.lowest])
+        choice = ipw.VBox([self.search, self.query, jumps])
+        return [
+            ipw.HTML(STYLE, layout=ipw.Layout(display="none")),
+            ipw.HBox([self.world, self.category, self.split]),
+            ipw.HBox([self.definition, self.overlay]),
+            ipw.HBox([choice, self.triplet]),
+            ipw.HBox([self.rule, self.threshold, self.search_window]),
+            *(curve, self.zoom, self.strips),
+        ]
+
+    def _connect(self) -> None:
+        """Connect each control to what it changes."""
+        self.world.observe(lambda _: self._show_world(), "value")
+        for control in (self.category, self.split, self.search):
+            control.observe(lambda _: self._list_queries(), "value")
+        for control in (self.query, self.definition, self.overlay):
+            control.observe(lambda _: self._show_query(), "value")
+        for control in (self.rule, self.threshold, self.search_window, self.zoom):
+            control.observe(lambda _: self._show_window(), "value")
+        find, mine, first = self._find, lambda: self._mine(self._find()), self._list_queries
+        self.random.on_click(lambda _: first(self._generator.choice(find())))
+        self.smoothest.on_click(lambda _: first(mine().largest_gap.idxmin()))
+        self.lowest.on_click(lambda _: first(mine().window_start.fillna(-1).idxmax()))
+
+    def _show_world(self) -> None:
+        """Offer what the chosen world has, and show its first query."""
+        world = self.worlds[self.world.value]
+        self.query.options = ()  # or the old query would be shown while the rest changes
+        self.definition.options, self.definition.index = list(world.definitions), 0
+        self.overlay.options, self.overlay.index = ["none", *world.definitions], 0
+        self.category.options, self.category.index = list(world.data.train), 0
+        self._list_queries()
+
+    def _find(self) -> list[int]:
+        """Queries whose caption holds every word of the search."""
+        words = self.search.value.lower().split()
+        captions = (t.caption.lower() for t in self.queries.triplets)
+        return [q for q, caption in enumerate(captions) if all(w in caption for w in words)]
+
+    def _list_queries(self, first: int | None = None) -> None:
+        """List the queries found, `first` on top, and show the one on top."""
+        split, category = self.split.value, self.category.value
+        data = self.worlds[self.world.value].data
+        self.queries = getattr(data, split)[category]
+        known = data.relevance if split == "train" else data.val_relevance
+        self.relevance = known.get(category)
+        found, triplets = self._find(), self.queries.triplets
+        for button in (self.random, self.smoothest, self.lowest):
+            button.disabled = not found
+        listed = list(dict.fromkeys(found if first is None else [first, *found]))[:LISTED_QUERIES]
+        self.query.options = [
+            (f"{q}: {triplets[q].caption}", (self.world.value, split, category, q)) for q in listed
+        ]
+        self.query.index = 0 if listed else None
+
+    def _embed(
+        self, definition: str, world: str, split: str, category: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(Q, D) queries, (N, T, D) corpus and (Q,) target positions, by a definition's model."""
+        model = self.worlds[world].definitions[definition]
+        queries = getattr(self.worlds[world].data, split)[category]
+        embedded = model.embed_queries(queries)
+        targets = queries.target_positions.to(embedded.device)
+        return embedded, model.embed_corpus(queries.corpus), targets
+
+    def _rank(self, definition: str) -> tuple[Ranking, int]:
+        """The shown query's ranking by a definition's model, and its target's rank."""
+        *where, q = self.query.value
+        queries, images, targets = self._embed(definition, *where)
+        ((_, ranking),) = rank_corpus(queries[[q]], images)
+        return ranking, int(ranking.ranks_of(targets[[q]]))
+
+    def _mine(self, rows: list[int]) -> pd.DataFrame:
+        """The mining report on these queries, by the chosen rule."""
+        where = self.world.value, self.split.value, self.category.value
+        queries, images, targets = self._embed(self.definition.value, *where)
+        config = MiningConfig(
+            drop_rule=self.rule.value,
+            consecutive_threshold=self.threshold.value,
+            search_window=self.search_window.value or None,
+        )
+        relevance = None if self.relevance is None else self.relevance[rows]
+        _, report = mine_hard_negatives(queries[rows], images, targets[rows], config, relevance)
+        return report.per_query.set_axis(rows)
+
+    def _show_query(self) -> None:
+        """Rank the corpus for the chosen query by the chosen definitions, and show all of it."""
+        if self.query.value is None:
+            return
+        self._ranking, self._target_rank = self._rank(self.definition.value)
+        overlay = self.overlay.value
+        self._overlaid = None if overlay == "none" else self._rank(overlay)
+        triplet = self.queries.triplets[self.query.value[-1]]
+        path = self.queries.images[triplet.reference]
+        reference = image_html(path, "reference", "reference")
+        caption, target = html.escape(triplet.caption), self._image(self._target_rank, "target")
+        self.triplet.value = f'<div class="row">{reference}<p>{caption}<br>→</p>{target}</div>'
+        last = len(self.queries.corpus) - 1
+        if self.zoom.max != last:
+            self.zoom.max, self.zoom.value = last, (0, last)
+        self._show_window()
+
+    def _show_window(self) -> None:
+        """Mine the shown query alone, and show its window: on the curve, and in images."""
+        if self.query.value is None:
+            return
+        self.threshold.disabled = self.rule.value != "release"
+        found = self._mine([self.query.value[-1]]).iloc[0]
+        drops, strips = (-1, -1), []
+        if found.set_size > 0:
+            window = int(found.window_start), int(found.window_end)
+            drops, n = (window[0] - 1, window[1]), len(self.queries.corpus)
+            ranks = zone_ranks(self._target_rank, window, n, ZONE_IMAGES)
+            strips = [
+                self._strip(zone, ranks[zone], found.get(f"relevance_{zone}", np.nan))
+                for zone in ranks
+            ]
+        self.picture.value, self.strips.value = self._curve(drops), "".join(strips)
+        self.hover.value = "".join(self._hover_columns())
+
+    def _strip(self, zone: str, ranks: list[int], relevance: float) -> str:
+        """A row of images of one zone."""
+        colour = method_figures.ZONE_COLOURS[zone]
+        known = "" if np.isnan(relevance) else f"<br>mean relevance {relevance:.2f}"
+        title = f'<b style="color: {colour}">{zone} the window</b>{known}'
+        images = "".join(self._image(rank, zone) for rank in ranks) or "none"
+        return f'<div class="row"><div class="zone">{title}</div>{images}</div>'
+
+    def _curve(self, drops: tuple[int, int]) -> bytes:
+        """The ranks zoomed in on, as a PNG."""
+        figure = Figure(SIZE, dpi=PIXELS * 100, layout="none")
+        ax = figure.add_axes((LEFT, BOTTOM, WIDTH, HEIGHT))
+        curves = [self._ranking.scores[0].cpu().numpy()]
+        if self._overlaid is not None:
+            ranking, rank = self._overlaid
+            curves.append(ranking.scores[0].cpu().numpy())
+            label = f"{self.overlay.value} (target at rank {rank})"
+            ax.plot(curves[1], "*--", color="0.6", markevery=[rank], markersize=8, label=label)
+        method_figures.plot_relevance_curve(ax, curves[0], self._target_rank, drops)
+        low, high = self.zoom.value
+        bottom, top = min(c[high] for c in curves), max(c[low] for c in curves)
+        margin = 0.05 * (top - bottom) + 1e-6
+        ax.set(xlim=(low - 0.5, high + 0.5), ylim=(bottom - margin, top + margin))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+        return stream.getvalue()
+
+    def _hover_columns(self) -> Iterator[str]:
+        """What the mouse finds over the curve: a column a rank, each with a card."""
+        ranks = np.linspace(*self.zoom.value, HOVER_RANKS).round().astype(int)
+        ranks = np.unique(ranks).tolist()
+        width = 100 * WIDTH / len(ranks)
+        for column, rank in enumerate(ranks):
+            late = " late" if column > len(ranks) / 2 else ""
+            place = f"left: {100 * LEFT + column * width:.2f}%; width: {width:.2f}%"
+            yield f'<div class="rank{late}" style="{place}">{self._image(rank, "reference")}</div>'
+
+    def _image(self, rank: int, zone: str) -> str:
+        """The image at a rank of the shown query's ranking, with its score and relevance."""
+        position = int(self._ranking.order[0, rank])
+        note = f"rank {rank:,}<br>score {self._ranking.scores[0, rank]:.3f}"
+        if self.relevance is not None:
+            note += f"<br>relevance {self.relevance[self.query.value[-1], position]:.2f}"
+        return image_html(self.queries.corpus.paths[position], note, zone)
+
+
+def image_html(path: Path, note: str = "", zone: str = "reference") -> str:
+    """Write an image as `plot_image` draws it, for a page: a small <figure> with its note."""
+    image = (
+        f'<img src="{_thumbnail(path)}" style="border-color: {method_figures.ZONE_COLOURS[zone]}">'
+    )
+    return f"<figure>{image}{note}</figure>"
+
+
+@lru_cache(maxsize=8192)
+def _thumbnail(path: Path) -> str:
+    """A small JPEG of an image file, as a data URL."""
+    image = read_image(path).convert("RGB")
+    image.thumbnail((96, 96))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,151 @@
+"""Score a model, its saved embeddings, or a ranking file by a published protocol.
+
+Prints one JSON object: the protocol, n queries, the number of images ranked, and each metric in per
+cent with its 95 % bootstrap interval and its number of queries. Errors go to stderr, with exit
+status 2. --embeddings and --submission need the annotations alone; the help of a subcommand has
+their formats.
+"""
+
+import json
+import math
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qure_lib.datasets.queries import QuerySet
+from qure_lib.features.corpus_on_disk import CorpusOnDisk
+from qure_lib.features.retriever import Embedder, Retriever
+from qure_lib.features.saved_embeddings import SavedEmbeddings
+from qure_lib.files import replacing
+
+from .protocol import SOURCES, Command, Protocol
+from .registry import PROTOCOLS
+
+COMMAND = "python -m qure_lib.evaluation"
+EMBEDDINGS = ".safetensors or .npz of queries (Q, D), images (N, T, D), query_ids and image_ids"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 2 if the input is at fault."""
+    args = parser().parse_args(argv)
+    protocol = PROTOCOLS[args.protocol_name]
+    try:
+        _check_arguments(protocol.command, args)
+        result = run(protocol, args)
+    except (ValueError, OSError) as error:
+        print(f"{COMMAND} {protocol.name}: error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False))
+    return 0
+
+
+def parser() -> ArgumentParser:
+    """The command's arguments: a subcommand for each data set."""
+    top = ArgumentParser(COMMAND, description=__doc__, allow_abbrev=False)
+    names = top.add_subparsers(dest="protocol_name", required=True, metavar="PROTOCOL")
+    for name, protocol in PROTOCOLS.items():
+        about = {"help": protocol.about, "description": protocol.about}
+        _add_arguments(names.add_parser(name, allow_abbrev=False, **about), protocol.command)
+    return top
+
+
+def _add_arguments(sub: ArgumentParser, command: Command) -> None:
+    def add(flag: str, metavar: str, help: str, group: Any = sub, **more: Any) -> None:
+        group.add_argument(flag, type=Path, metavar=metavar, help=help, **more)
+
+    source = sub.add_mutually_exclusive_group(required=True)
+    add("--checkpoint", "FOLDER", "a saved model", source)
+    add("--embeddings", "FILE", EMBEDDINGS, source)
+    add("--submission", "FILE", command.submission, source, nargs=command.submission_files)
+    add("--root", "DATA", f"with --checkpoint: {command.root}")
+    when = "always" if command.needs_annotations else "without --checkpoint"
+    add("--annotations", "DIR", f"{when}: the folder of annotations; needs no image files")
+    cache = "with --checkpoint: where features and embeddings are kept (default: %(default)s)"
+    add("--cache", "FOLDER", cache, default=Path("runs/features"))
+    add("--per-query", "FILE.csv", "write one row a query, ranks 0-based")
+    sub.set_defaults(test_files=None)
+    if command.test_split:
+        add("--test-files", "DIR", "write the server's files for the test split, and score nothing")
+    for flag, option in command.options.items():
+        sub.add_argument(flag, help=option.help, **option.settings)
+
+
+def _check_arguments(command: Command, args: Namespace) -> None:
+    """Raise a ValueError if two arguments do not go together."""
+    source = next(name for name in SOURCES if getattr(args, name))
+    needed = {"root": source == "checkpoint"}
+    needed["annotations"] = command.needs_annotations or source != "checkpoint"
+    for name, needs in needed.items():
+        if (getattr(args, name) is None) == needs:
+            raise ValueError(f"--{source} {'needs' if needs else 'takes no'} --{name}")
+    for flag, option in command.options.items():
+        if _value(args, flag) and source not in option.sources:
+            fitting = " or ".join(f"--{name}" for name in option.sources)
+            raise ValueError(f"{flag} needs {fitting}; leave it out with --{source}")
+    if args.test_files and source == "submission":
+        raise ValueError("--test-files needs --checkpoint or --embeddings, not --submission")
+    if args.test_files and args.per_query:
+        raise ValueError("--test-files has no --per-query: only the server knows the answers")
+    if args.per_query and args.per_query.is_dir():
+        raise ValueError(f"--per-query {args.per_query} is a folder; name a file in it")
+
+
+def _value(args: Namespace, flag: str) -> Any:
+    return getattr(args, flag.strip("-").replace("-", "_"))
+
+
+def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
+    """Evaluate by a protocol, or write its server's files. Returns what is printed."""
+    command, embedder = protocol.command, None
+    split = command.test_split if args.test_files else "val"
+    data = command.load(args.annotations or args.root, split, bool(args.checkpoint), args)
+    if not args.submission:
+        embedder = _open_embedder(command, command.query_sets(data), args)
+        data = command.prepare(data, embedder)
+    query_sets = command.query_sets(data)
+    n = sum(map(len, query_sets))
+    about = {"protocol": command.title(split, args), "n": n, "images": command.images(data)}
+    if args.test_files:
+        files, rankings = command.test_files, command.rank(embedder, data, args)
+        for (name, file), ranked in zip(files.items(), rankings, strict=True):
+            file.write(args.test_files / name, ranked, *query_sets)
+        return about | {"files": [str(args.test_files / name) for name in files]}
+    frame = command.evaluate(embedder, data, args) if embedder else command.score(data, args)
+    if args.per_query:
+        flat = frame.assign(aspects=frame["aspects"].str.join(" ")) if "aspects" in frame else frame
+        with replacing(args.per_query) as scratch:
+            flat.to_csv(scratch, index=False, lineterminator="\n")
+    for flag, option in command.options.items():
+        if option.write and _value(args, flag):
+            option.write(_value(args, flag), frame)
+    return about | _as_json(protocol.summarise(frame).set_index("words"))
+
+
+def _open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> Embedder:
+    """The model or the saved embeddings that the arguments name, for these queries."""
+    if args.embeddings:
+        saved = SavedEmbeddings.open(args.embeddings)
+        saved.check_queries([t.query_id for q in query_sets for t in q.triplets])
+        return saved
+    kept = [q.images if command.keeps_features else q.reference_paths for q in query_sets]
+    images = {i: path for paths in kept for i, path in paths.items()}
+    retriever = Retriever.open(args.checkpoint, images, args.cache)
+    return retriever if command.keeps_features else CorpusOnDisk(retriever, args.cache)
+
+
+def _as_json(summary: pd.DataFrame) -> dict[str, Any]:
+    """A summary by the measures' names in print; a bound that is NaN becomes null."""
+    intervals = {
+        words: [None if math.isnan(bound) else bound for bound in bounds]
+        for words, *bounds in summary[["low", "high"]].itertuples()
+    }
+    metrics, queries = summary["estimate"].to_dict(), summary["n"].to_dict()
+    return {"unit": "per cent", "metrics": metrics, "intervals": intervals, "queries": queries}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Intervals and paired tests over per-query results, at the 95 % level.
+
+Queries that share a cluster (a participant, a pair of images) are resampled together, since their
+results are not independent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+LEVEL = 0.95
+Clusters = ArrayLike | Sequence[ArrayLike] | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval, in the unit of the values."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int  # values with a weight above zero
+    n_clusters: int  # that hold them; of two kinds, the scarcer, which limits the interval
+
+
+@dataclass(frozen=True)
+class PairedDifference(Interval):
+    """The difference of two means over the same queries, with a two-sided bootstrap p-value."""
+
+    p_value: float
+
+
+def bootstrap_ci(
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
+    clusters: Clusters = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap (Efron 1979) of the weighted mean sum(w v) / sum(w).
+
+    With 0/1 weights this is a rate among the queries that count; their number varies between
+    resamples, and a resample without any is left out.
+
+    Args:
+        values: (Q,) per-query results, any unit.
+        weights: (Q,) >= 0; None weighs all the same.
+        clusters: None resamples queries; (Q,) labels resample whole clusters; a list of two label
+            arrays resamples both kinds at once, a query counting as often as the product of its
+            clusters' draws (pigeonhole bootstrap, Owen 2007: too wide by sqrt(3) at most).
+        n_resamples, seed: how many samples NumPy's generator draws, and its seed.
+
+    Raises:
+        ValueError: no values, NaN, lengths that differ, negative or no weights, or fewer than two
+            clusters with a weight above zero.
+
+    Example:
+        >>> bootstrap_ci([1, 1, 0, 1], clusters=["ann", "ann", "bob", "cy"]).n_clusters
+        3
+    """
+    values, weights = _check_values(values, weights)
+    counted = weights > 0
+    codes = _cluster_codes(clusters, [counted])
+    sums = _resampled_sums(np.stack([weights * values, weights]), codes, n_resamples, seed)
+    bounds = _percentiles(_ratio(*sums))
+    n_clusters = min(len(np.unique(code[counted])) for code in codes)
+    estimate = float(np.average(values, weights=weights))
+    return Interval(estimate, *bounds, int(counted.sum()), n_clusters)
+
+
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    weights: tuple[ArrayLike, ArrayLike] | None = None,
+    clusters: Clusters = None,
+    seed: int = 0,
+) -> PairedDifference:
+    """Test whether mean(a) differs from mean(b) when both were measured on the same queries.
+
+    Both means are taken on the same 2,000 resamples, so what the queries have in common cancels.
+    p = 2 min(P(difference <= 0), P(difference >= 0)), counted with one added, at most 1.
+
+    Args:
+        a, b: (Q,) per-query results of two methods, in the same order.
+        weights: None, or (Q,) weights for a and for b, which may differ (a one-sided preference
+            rate counts other queries for each scorer). The rest as in `bootstrap_ci`.
+
+    Raises:
+        ValueError: as `bootstrap_ci`, or a and b of unequal length.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} results; a paired test needs the same queries")
+    (a, weights_a), (b, weights_b) = map(_check_values, (a, b), weights or (None, None))
+    codes = _cluster_codes(clusters, [weights_a > 0, weights_b > 0])
+    rows = np.stack([weights_a * a, weights_a, weights_b * b, weights_b])
+    sums = _resampled_sums(rows, codes, n_resamples=2000, seed=seed)
+    differences = _ratio(*sums[:2]) - _ratio(*sums[2:])
+    differences = differences[~np.isnan(differences)]
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    p_value = float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
+    estimate = float(np.average(a, weights=weights_a) - np.average(b, weights=weights_b))
+    n_clusters = min(len(np.unique(code)) for code in codes)
+    return PairedDifference(estimate, *_percentiles(differences), len(a), n_clusters, p_value)
+
+
+def _check_values(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values, dtype=float)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    if values.ndim != 1 or values.shape != weights.shape:
+        raise ValueError(f"values {values.shape} and weights {weights.shape} must both be (Q,)")
+    if not np.isfinite(values).all() or not np.isfinite(weights).all():
+        raise ValueError("values and weights must be finite: drop or repair the NaN first")
+    if (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError("no query counts: there are no values, or no weight is above zero")
+    return values, weights
+
+
+def _cluster_codes(clusters: Clusters, counted: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One or two (Q,) integer codes; each of the (Q,) masks must count two clusters at least."""
+    n = len(counted[0])
+    clusters = np.arange(n) if clusters is None else clusters  # each query on its own
+    two_way = isinstance(clusters, list | tuple) and np.ndim(clusters[0]) == 1
+    ways = list(clusters) if two_way else [clusters]
+    codes = [np.unique(np.asarray(way), return_inverse=True)[1] for way in ways]
+    if len(codes) > 2 or any(code.shape != (n,) for code in codes):
+        raise ValueError(f"clusters must be one or two label arrays with one label for each of {n}")
+    if any(np.ptp(code[mask]) == 0 for code in codes for mask in counted):
+        raise ValueError("an interval needs results that count in at least two clusters")
+    return codes
+
+
+def _resampled_sums(
+    rows: np.ndarray, codes: list[np.ndarray], n_resamples: int, seed: int
+) -> np.ndarray:
+    """(len(rows), n_resamples) sums of each row of (., Q), clusters drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    sizes = [int(code.max()) + 1 for code in codes]
+    draws = [generator.multinomial(c, np.full(c, 1 / c), n_resamples).astype(float) for c in sizes]
+    if len(codes) == 1:
+        totals = np.stack([np.bincount(codes[0], row, sizes[0]) for row in rows])
+        return totals @ draws[0].T
+    cell = codes[0] * sizes[1] + codes[1]
+    tables = [np.bincount(cell, row, sizes[0] * sizes[1]).reshape(sizes) for row in rows]
+    return np.stack([((draws[0] @ table) * draws[1]).sum(axis=1) for table in tables])
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where a resample holds no weight."""
+    unknown = np.full_like(numerator, np.nan)
+    return np.divide(numerator, denominator, out=unknown, where=denominator > 0)
+
+
+def _percentiles(estimates: np.ndarray) -> list[float]:
+    tail = (1 - LEVEL) / 2
+    return np.nanquantile(estimates, [tail, 1 - tail]).tolist()

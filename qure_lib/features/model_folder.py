@@ -1,0 +1,158 @@
+"""A model on disk: config.json, its weights in safetensors, and often its tokenizer.
+
+A run keeps its frozen vision tower once. Its model folders hold the trained weights only, and
+frozen.json names the tower's file, relative to the folder, with its SHA-256.
+"""
+
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from qure_lib.files import file_sha256, read_json, replacing, write_json
+from qure_lib.method.config import ModelConfig
+from qure_lib.method.model import QuReModel
+
+WEIGHTS, FROZEN = "model.safetensors", "frozen.json"
+TOWER = "vision_encoder."  # what the names of the frozen weights begin with
+
+
+def save_model(
+    model: QuReModel,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    tower: str | Path | None = None,
+) -> None:
+    """Write a model folder, or replace one, whole or not at all.
+
+    Args:
+        tokenizer: kept with the model for `Retriever.open`.
+        tower: the run's file of the frozen tower, to which the folder then refers (see
+            `save_tower`). None writes the tower into the folder, which then loads alone.
+    """
+    state = model.state_dict()
+    if tower is not None:
+        save_tower(model, tower)
+        state = {name: value for name, value in state.items() if not name.startswith(TOWER)}
+    with replacing(folder) as scratch:
+        scratch.mkdir()
+        save_file(state, scratch / WEIGHTS)
+        write_json(scratch / "config.json", asdict(model.config))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(scratch)
+        if tower is not None:
+            file = Path(os.path.relpath(Path(tower).resolve(), Path(folder).resolve())).as_posix()
+            write_json(scratch / FROZEN, {"file": file, "sha256": file_sha256(tower)})
+
+
+def save_tower(model: QuReModel, path: str | Path) -> None:
+    """Write the frozen vision tower's weights, unless the file holds them already.
+
+    Raises:
+        ValueError: the file is damaged, or holds another tower.
+    """
+    path = Path(path)
+    tower = {name: v for name, v in model.state_dict().items() if name.startswith(TOWER)}
+    if not path.exists():
+        with replacing(path) as scratch:
+            save_file(tower, scratch)
+    stored = read_safetensors(path)
+    if stored.keys() != tower.keys() or any(_differ(stored[name], tower[name]) for name in tower):
+        raise ValueError(f"{path} holds the vision tower of another model; name another file")
+
+
+def load_model(folder: str | Path) -> QuReModel:
+    """Load what `save_model` wrote, strictly, on the CPU.
+
+    Raises:
+        ValueError: a file is missing, damaged or of another model, config.json has not exactly the
+            keys of ModelConfig, or the weights do not fit it; the message names file and key.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / "config.json")
+    state = read_safetensors(folder / WEIGHTS)
+    if not any(name.startswith(TOWER) for name in state):
+        state |= _read_tower(folder)
+    elif (folder / FROZEN).exists():
+        raise ValueError(f"{folder / WEIGHTS} holds a vision tower, and {FROZEN} names another one")
+    return build_model(config, state, folder)
+
+
+def build_model(config: ModelConfig, state: dict[str, Tensor], path: Path) -> QuReModel:
+    """A model with the weights `state`, which `path` holds, strictly.
+
+    Raises:
+        ValueError: an impossible configuration, or a weight is missing, unknown or misshapen.
+    """
+    try:
+        model = QuReModel(config)
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit {config}: {reason}") from error
+    return model
+
+
+def load_trained(path: Path, model: QuReModel) -> None:
+    """Put the trained weights of a file into a model, in place; its frozen tower stays.
+
+    Raises:
+        ValueError: the file is damaged, or of another model: a weight is missing, unknown or of
+            another shape, or the file holds another frozen tower.
+    """
+    state, trained, known = read_safetensors(path), model.trainable_parameters(), model.state_dict()
+    wrong = [k for k, v in trained.items() if k not in state or state[k].shape != v.shape]
+    others = state.keys() - trained.keys()
+    wrong += [k for k in others if k not in known or _differ(state[k], known[k])]
+    if wrong:
+        reason = f"{min(wrong)} is missing, unknown or differs"
+        raise ValueError(f"{path} belongs to another model: {reason}; take that of its run")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state[name])
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor, on the CPU.
+
+    Raises:
+        ValueError: missing, truncated, or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); get or make it again") from error
+
+
+def _differ(stored: Tensor, tensor: Tensor) -> bool:
+    return not torch.equal(stored, tensor.cpu())
+
+
+def _read_tower(folder: Path) -> dict[str, Tensor]:
+    """The frozen weights that a model folder refers to."""
+    named = read_json(folder / FROZEN, dict) if (folder / FROZEN).is_file() else {}
+    path = Path(folder, str(named.get("file", FROZEN))).resolve()
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds trained weights only, and its frozen vision tower, {path}, is missing:"
+            " copy the run's whole folder, or write a whole model with Retriever.save"
+        )
+    if file_sha256(path) != named.get("sha256"):
+        raise ValueError(f"{path} is not the vision tower of {folder}; get that of its run")
+    return read_safetensors(path)
+
+
+def _read_config(path: Path) -> ModelConfig:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: is {path.parent} a saved QuReModel?")
+    settings = read_json(path, dict)
+    types = {field.name: type(field.default) for field in fields(ModelConfig)}
+    names = sorted(types.keys() | settings.keys())
+    if wrong := [n for n in names if types.get(n) is not type(settings.get(n))]:
+        raise ValueError(f"{path}: missing, unknown or of another type: {', '.join(wrong)}")
+    return ModelConfig(**settings)

@@ -1,0 +1,148 @@
+"""The settings of a run: every published hyperparameter with its source."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .drops import RULES
+from .losses import find_objective
+
+
+def _setting(default: Any, about: str) -> Any:
+    """A field with its default and its line of help, which the commands print."""
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """How hard negatives are chosen. The defaults are the release's.
+
+    Raises:
+        ValueError: an unknown drop rule, or a number out of its range.
+    """
+
+    strategy: str = _setting("between_drops", "mining strategy")
+    drop_rule: str = _setting("release", "release: the authors' code; largest: Eq. 6")
+    consecutive_threshold: int = _setting(1, "rule release: the drops' ranks differ by more")
+    search_window: int | None = _setting(None, "ranks after the target to search; None: all")
+    top_k: int = _setting(100, "k of the strategies top_k and after_target_top_k (Fig. 4)")
+    set_size: int | None = _setting(None, "images in a set, from the window's start; None: all")
+    options: tuple[tuple[str, Any], ...] = ()  # the strategy's own parameters; takes a mapping
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
+        if self.drop_rule not in RULES:
+            raise ValueError(f"drop_rule must be one of {RULES}, not {self.drop_rule!r}")
+        least = {"top_k": 1, "consecutive_threshold": 0, "search_window": 1, "set_size": 1}
+        for name, lowest in least.items():
+            if (value := getattr(self, name)) is not None and value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, not {value}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The defaults are the published FashionIQ recipe.
+
+    Raises:
+        ValueError: a value out of its range, n_def above the number of epochs, no definition where
+            one is needed, an unknown objective, or in-batch contrast with batches of one query.
+    """
+
+    epochs: int = _setting(30, "published: FashionIQ 30, CIRR 50")
+    batch_size: int = _setting(32, "queries a step, of all processes together")
+    learning_rate: float = _setting(5e-6, "published: FashionIQ 5e-6, CIRR 1e-5")
+    min_learning_rate_ratio: float = _setting(0.01, "the rate falls by a cosine to this share")
+    weight_decay: float = _setting(0.05, "AdamW's, on biases and LayerNorms too")
+    n_def: int = _setting(6, "hard negatives are redefined every floor(epochs / n_def) epochs")
+    objective: str = _setting("bradley_terry", "training objective")
+    warm_up: bool = _setting(True, "--no-warm-up mines before the first step")
+    warm_up_objective: str | None = _setting(None, "until the first definition; None: objective")
+    negatives: int = _setting(1, "negatives a query and step; the warm-up draws one")
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    set_sizes: tuple[int, int] | None = _setting(None, "first and last set size; geometric between")
+    exclude_reference: bool = _setting(False, "never draw the reference (the release may)")
+    amp: bool = _setting(True, "fp16 autocast where there is a GPU")
+    seed: int = _setting(1000, "seed of the run")
+    memory: int = _setting(256 * 2**20, "bytes for one chunk of scores")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "n_def", "learning_rate", "negatives", "memory"):
+            if not getattr(self, name) > 0:  # NaN is not
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.set_sizes is not None and min(self.set_sizes) < 1:
+            raise ValueError(f"set_sizes must be at least 1, not {self.set_sizes}")
+        if self.n_def > self.epochs:
+            raise ValueError(
+                f"n_def ({self.n_def}) is above epochs ({self.epochs}), and hard negatives are "
+                "redefined at most once an epoch; lower n_def or train longer"
+            )
+        needs_negatives = find_objective(self.objective).needs_negatives
+        mines = needs_negatives and self.mining.strategy != "all_corpus"
+        if (mines or self.warm_up_objective) and not self.definition_epochs:
+            raise ValueError(
+                f"{self.epochs} epochs with n_def = {self.n_def} never define hard negatives (a "
+                "definition comes every floor(epochs / n_def) epochs, not at epoch 0); raise n_def"
+            )
+        for epoch in {0, self.warm_up_epochs}:
+            name = self.objective_at(epoch)
+            if not find_objective(name).needs_negatives and self.batch_size < 2:
+                raise ValueError(
+                    f"{name} contrasts the queries of a batch, and batch_size is "
+                    f"{self.batch_size}: the loss would be 0; take at least 2"
+                )
+
+    @property
+    def definition_epochs(self) -> tuple[int, ...]:
+        """Epochs e > 0 with e mod floor(epochs / n_def) == 0, at whose start negatives are mined.
+
+        Without a warm-up, epoch 0 as well.
+
+        Example:
+            >>> TrainConfig(epochs=30, n_def=6).definition_epochs
+            (5, 10, 15, 20, 25)
+        """
+        every = self.epochs // self.n_def
+        return tuple(range(every if self.warm_up else 0, self.epochs, every))
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """How many epochs come before the first definition; all of them if there is none."""
+        return min(self.definition_epochs, default=self.epochs)
+
+    def objective_at(self, epoch: int) -> str:
+        """The objective of an epoch: `warm_up_objective` before the first definition, if set."""
+        warming = epoch < self.warm_up_epochs
+        return (warming and self.warm_up_objective) or self.objective
+
+    def mining_at(self, epoch: int) -> MiningConfig:
+        """How negatives are mined at one of the definition epochs.
+
+        Example:
+            >>> config = TrainConfig(epochs=4, n_def=4, set_sizes=(100, 4))
+            >>> [config.mining_at(epoch).set_size for epoch in config.definition_epochs]
+            [100, 20, 4]
+        """
+        if self.set_sizes is None:
+            return self.mining
+        first, last = self.set_sizes
+        place = self.definition_epochs.index(epoch) / max(len(self.definition_epochs) - 1, 1)
+        return replace(self.mining, set_size=round(first * (last / first) ** place))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture. The defaults are the published ViT-L model's."""
+
+    encoder: str = "clip"  # a key of ENCODERS
+    image_size: int = 224
+    patch_size: int = 14
+    vision_width: int = 1024  # C
+    vision_layers: int = 23  # BLIP-2 takes CLIP ViT-L's last layer but one
+    vision_heads: int = 16
+    qformer_width: int = 768
+    qformer_layers: int = 12
+    qformer_heads: int = 12
+    num_query_tokens: int = 32  # T
+    embedding_dim: int = 256  # D
+    vocab_size: int = 30_523  # BERT-uncased and [DEC]
+    max_caption_tokens: int = 32  # L
+    dropout: float = 0.1  # hidden and attention, active in training

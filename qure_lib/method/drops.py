@@ -1,0 +1,124 @@
+"""The two steep drops in a query's relevance scores. Imports nothing else of this project."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RULES = ("release", "largest")
+DROPS_TRIED_FIRST = 16  # a pair is looked for among so many of the largest drops before all
+
+
+@dataclass(frozen=True)
+class DropPair:
+    """Ranks just before each of the two drops.
+
+    first, second: (Q,) int64, first < second; both -1 where no pair qualifies.
+    """
+
+    first: Tensor
+    second: Tensor
+
+    def hard_negative_ranks(self, query: int) -> list[int]:
+        """Ranks after the first drop, up to and including the one before the second (Eq. 7)."""
+        return list(range(int(self.first[query]) + 1, int(self.second[query]) + 1))
+
+
+def find_steepest_drops(
+    ranked_scores: Tensor,
+    target_ranks: Tensor,
+    rule: str = "release",
+    consecutive_threshold: int = 1,
+    search_window: int | None = None,
+) -> DropPair:
+    """Find, for each query, the two steep drops that bound its hard negatives.
+
+    A drop is the gap between consecutive images ranked strictly below the target: an image that
+    ties with the target is not below it. Of equal drops the better-ranked comes first.
+
+    Args:
+        ranked_scores: (Q, N) relevance scores, best first. Unitless; any positive scale or offset.
+        target_ranks: (Q,) 0-based rank of each query's target.
+        rule: "largest" takes the two largest drops (Eq. 6). "release", the authors' code, goes
+            through neighbours in the order of size, (1st, 2nd), (2nd, 3rd), ..., and takes the
+            first pair whose ranks differ by more than `consecutive_threshold`.
+        consecutive_threshold: for "release" only.
+        search_window: how many ranks after the target may hold a drop; None is the whole ranking.
+
+    Returns:
+        A DropPair of (Q,) ranks just before each drop; -1 where no pair qualifies.
+
+    Raises:
+        ValueError: scores not sorted or not finite, a rank outside [0, N), or an unknown rule.
+
+    Source: QuRe, arXiv:2507.12416, Eq. 5-7.
+
+    Example:
+        >>> scores = torch.tensor([[.95, .90, .89, .60, .58, .57, .20]])
+        >>> find_steepest_drops(scores, torch.tensor([0])).hard_negative_ranks(0)
+        [3, 4, 5]
+    """
+    _check_rule(rule, consecutive_threshold, search_window)
+    _check_ranking(ranked_scores, target_ranks)
+    drops = _drops_below_target(ranked_scores, target_ranks, search_window)
+    least_apart = consecutive_threshold if rule == "release" else 0
+    pair = _first_pair_apart(drops, least_apart, DROPS_TRIED_FIRST)
+    return DropPair(pair.amin(dim=1), pair.amax(dim=1))
+
+
+def _drops_below_target(ranked_scores: Tensor, target_ranks: Tensor, window: int | None) -> Tensor:
+    """(Q, N + 1) drop after each rank; -1 where it is not below the target or out of the window."""
+    drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]
+    allowed = ranked_scores[:, :-1] < ranked_scores.gather(1, target_ranks[:, None])
+    if window is not None:
+        ranks = torch.arange(drops.shape[1], device=drops.device)
+        allowed &= ranks <= target_ranks[:, None] + window
+    return F.pad(drops.masked_fill_(~allowed, -1), (0, 2), value=-1)  # at least two columns
+
+
+def _first_pair_apart(drops: Tensor, least_apart: int, tried: int) -> Tensor:
+    """(Q, 2) ranks of the first neighbours by size more than `least_apart` ranks apart, or -1.
+
+    The `tried` largest drops nearly always decide; where they do not, all drops are sorted. Drops
+    as small as the smallest of those tried do not count: equal ones may have been left out.
+    """
+    tried = min(tried, drops.shape[1])
+    size, rank = _largest(drops, tried)
+    smallest = size[:, -1:] if tried < drops.shape[1] else -1
+    qualifies = (size[:, 1:] > smallest) & (rank.diff(dim=1).abs() > least_apart)
+    best = qualifies.int().argmax(dim=1, keepdim=True)
+    pair = rank.gather(1, torch.cat([best, best + 1], dim=1))
+    pair[~qualifies.any(dim=1)] = -1
+    undecided = (pair[:, 0] < 0) & (size[:, -1] >= 0)
+    if tried < drops.shape[1] and undecided.any():
+        pair[undecided] = _first_pair_apart(drops[undecided], least_apart, drops.shape[1])
+    return pair
+
+
+def _largest(drops: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(Q, count) sizes and ranks of the largest drops; of equal ones the better-ranked first."""
+    rank = drops.topk(count, dim=1).indices.sort(dim=1).values
+    size, order = drops.gather(1, rank).sort(dim=1, descending=True, stable=True)
+    return size, rank.gather(1, order)
+
+
+def _check_rule(rule: str, consecutive_threshold: int, search_window: int | None) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {RULES}, not {rule!r}")
+    if consecutive_threshold < 0 or (search_window is not None and search_window < 1):
+        raise ValueError("consecutive_threshold must be at least 0, search_window 1 (or None)")
+
+
+def _check_ranking(ranked_scores: Tensor, target_ranks: Tensor) -> None:
+    if ranked_scores.dim() != 2 or target_ranks.shape != ranked_scores.shape[:1]:
+        raise ValueError(
+            f"ranked_scores {tuple(ranked_scores.shape)} must be (Q, N) and "
+            f"target_ranks {tuple(target_ranks.shape)} (Q,)"
+        )
+    if ((target_ranks < 0) | (target_ranks >= ranked_scores.shape[1])).any():
+        raise ValueError(f"target_ranks must lie in [0, {ranked_scores.shape[1]})")
+    if not ranked_scores[:, [0, -1]].isfinite().all():
+        raise ValueError("ranked_scores hold NaN or infinity; look at the model's embeddings")
+    if not (ranked_scores[:, 1:] <= ranked_scores[:, :-1]).all():
+        raise ValueError("ranked_scores must be sorted, best first, without NaN, in every row")

@@ -1,0 +1,103 @@
+"""Rank the corpus and take each query's hard negatives."""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import MiningConfig
+from .mining_report import Members, MiningReport, describe_queries, sum_moments
+from .negatives import HardNegativeSet
+from .ranking import DEFAULT_MEMORY, ImagesOnDisk, Ranking, rank_scores, score_corpus
+from .scores import all_finite
+from .strategies import STRATEGIES, check_strategy
+
+
+def mine_hard_negatives(
+    queries: Tensor,
+    images: Tensor | ImagesOnDisk,
+    targets: Tensor,
+    config: MiningConfig,
+    relevance: Tensor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    references: Tensor | None = None,
+) -> tuple[HardNegativeSet, MiningReport]:
+    """Rank the corpus for every query and take each query's hard negatives.
+
+    Args:
+        queries: (Q, D) query embeddings.
+        images: (N, T, D) image embeddings, in memory or on disk.
+        targets: (Q,) corpus position of each target.
+        relevance: (Q, N) graded relevance where it is known, for the report alone.
+        memory: bytes for scores and their ranking, as in `ranking.score_corpus`.
+        references: (Q,) corpus position of each reference, -1 where it is not in the corpus: kept
+            out of every set, and given the lowest other score, so that it makes no drop (below
+            fewer than four images the tie may complete a pair). None, as released, keeps it in.
+
+    Raises:
+        ValueError: an unknown strategy, shapes that do not fit, a position outside the corpus, a
+            corpus that holds no negative, or scores or relevance that are not finite.
+
+    Source: QuRe, arXiv:2507.12416, Algorithm 1 with Eq. 7's inequality.
+    """
+    check_strategy(config)
+    empty = HardNegativeSet.uniform(targets.cpu(), images.shape[0], references)
+    _check(queries, empty, relevance)
+    negatives, frames, moments = [], [], 0.0
+    for rows, scores in score_corpus(queries, images, memory):
+        ranking, target_ranks, members = _choose(scores, rows, empty, config)
+        negatives.append(ranking.order[members].cpu())
+        graded = None if relevance is None else relevance[rows].to(scores.device)
+        frames.append(describe_queries(ranking, target_ranks, members, graded))
+        moments += sum_moments(ranking.scores)
+    report = MiningReport.from_moments(config.strategy, pd.concat(frames), moments)
+    offsets = F.pad(torch.tensor(report.per_query.set_size.to_numpy()).cumsum(0), (1, 0))
+    return replace(empty, offsets=offsets, negatives=torch.cat(negatives)), report
+
+
+def _check(queries: Tensor, empty: HardNegativeSet, relevance: Tensor | None) -> None:
+    shape = len(queries), empty.corpus_size
+    if len(empty.targets) != len(queries):
+        raise ValueError(f"{len(empty.targets)} targets do not fit {len(queries)} queries")
+    if relevance is not None and (relevance.shape != shape or not all_finite(relevance)):
+        raise ValueError(f"relevance must be (Q, N) = {shape}, without NaN or infinity")
+
+
+def _choose(
+    scores: Tensor, rows: slice, empty: HardNegativeSet, config: MiningConfig
+) -> tuple[Ranking, Tensor, Members]:
+    """The ranking, (q,) target ranks and sets of a chunk's (q, N) scores, which are changed."""
+    targets, excluded = (p[rows].to(scores.device) for p in (empty.targets, empty.excluded))
+    _put_last(scores, excluded)
+    ranking = rank_scores(scores)
+    target_ranks = ranking.ranks_of(targets)
+    return ranking, target_ranks, _members(ranking, target_ranks, excluded, config)
+
+
+def _put_last(scores: Tensor, positions: Tensor) -> None:
+    """Lower (q, N) scores, in place, at (q,) positions to the lowest other; -1 for none."""
+    rows = (positions >= 0).nonzero().flatten()
+    at = rows, positions[rows]
+    scores[at] = torch.inf
+    scores[at] = scores[rows].amin(dim=1)
+
+
+def _members(
+    ranking: Ranking, target_ranks: Tensor, excluded: Tensor, config: MiningConfig
+) -> Members:
+    """What is in the sets: the images in each query's window, not its target, not excluded."""
+    find_window, options = STRATEGIES[config.strategy], dict(config.options)
+    start, stop = find_window(ranking, target_ranks, config, **options)
+    if config.set_size is not None:
+        stop = torch.where(stop > start, start + config.set_size, stop)
+    start = start.clamp(min=0)
+    lengths = (stop.clamp(max=ranking.scores.shape[1]) - start).clamp(min=0)
+    query = torch.repeat_interleave(lengths)
+    before = lengths.cumsum(0) - lengths
+    rank = torch.arange(len(query), device=query.device) + (start - before)[query]
+    kept = rank != target_ranks[query]
+    if (excluded >= 0).any():
+        kept &= ranking.order[query, rank] != excluded[query]
+    return query[kept], rank[kept]

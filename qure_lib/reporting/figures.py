@@ -1,0 +1,198 @@
+"""Figures: one style, one exporter, and functions that draw a frame on axes and return the axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .reports import Reports
+
+COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
+BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, _, SKY = sns.color_palette("colorblind").as_hex()
+METHOD_COLOURS = {  # each method and category has one colour in every figure
+    "between_drops": BLUE,
+    "after_target_top_k": GREEN,
+    "top_k": ORANGE,
+    "all_corpus": GREY,
+    "info_nce": BROWN,
+    "dress": RED,
+    "shirt": SKY,
+    "toptee": PINK,
+    "between_drops_near": SKY,
+    "stage 1 alone": PINK,
+    "frozen encoder": "black",
+    "tops": RED,
+    "bottoms": SKY,
+    "outdoor": PINK,
+}
+LINES = ("-", "--", "-.", ":", (0, (6, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+_EIGHT_POINTS = ("font.size", "axes.labelsize", "axes.titlesize")
+_SEVEN_POINTS = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
+_HOUSE_STYLE = dict.fromkeys(_EIGHT_POINTS, 8) | dict.fromkeys(_SEVEN_POINTS, 7)
+_HOUSE_STYLE |= {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+def use_house_style() -> None:
+    """Set the fonts, sizes and lines of every figure: 8 pt text, thin axes, legible in print."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_HOUSE_STYLE)
+
+
+def save_figure(
+    figure: Figure, name: str, data: pd.DataFrame, caption: str, reports: Reports
+) -> None:
+    """Write a figure as PDF and 300-dpi PNG, its data as CSV, and a JSON note for the index.
+
+    The files hold no time stamps and no versions, so a re-run writes the same bytes.
+
+    Args:
+        figure: every axes has both labels, holds an image, or is turned off.
+        name, caption: see `Reports.write_note`.
+        data: the numbers that the figure draws.
+
+    Raises:
+        ValueError: an unlabelled axes, an empty `data`, or a name that is no plain file name.
+    """
+    for ax in figure.axes:
+        _refuse_unlabelled(ax, name)
+    if data.empty:
+        raise ValueError(f"figure {name}: no data; pass the frame that the figure draws")
+    stem = reports.write_note("figure", name, caption)
+    figure.savefig(stem.with_suffix(".png"), dpi=300, metadata={"Software": None})
+    undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    figure.savefig(stem.with_suffix(".pdf"), metadata=undated)
+    data.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _refuse_unlabelled(ax: Axes, figure: str) -> None:
+    """Refuse axes without a label or ticks that are words, on it or on one that shares its axis."""
+    if not (ax.axison and ax.get_visible()) or ax.images:
+        return
+    for name, shared in (("x", ax.get_shared_x_axes()), ("y", ax.get_shared_y_axes())):
+        axes = [getattr(sibling, f"{name}axis") for sibling in shared.get_siblings(ax)]
+        ticks = [axis.get_major_formatter() for axis in axes]
+        words = any(isinstance(tick, StrCategoryFormatter | FuncFormatter) for tick in ticks)
+        if not words and not any(axis.get_label_text().strip() for axis in axes):
+            raise ValueError(
+                f"figure {figure}: axes {ax.get_title() or ax.get_position().bounds} has no "
+                f"{name} label; say what it shows and in which unit with ax.set_{name}label"
+            )
+
+
+def plot_epochs(
+    ax: Axes, frame: pd.DataFrame, column: str, definition_epochs: Sequence[int] = ()
+) -> Axes:
+    """Draw one column of the history over the epochs, a line a run; the caller labels the y axis.
+
+    Args:
+        frame: columns run, epoch and `column` ("loss", "val_r10").
+        definition_epochs: epochs that define hard negatives; dotted vertical lines.
+    """
+    for epoch in definition_epochs:
+        ax.axvline(epoch, color="0.75", linestyle=":", linewidth=0.8, zorder=0)
+    for index, (run, rows) in enumerate(frame.groupby("run", sort=False)):
+        cue = {"linestyle": LINES[index % len(LINES)], "marker": MARKERS[index % len(MARKERS)]}
+        style = line_style(str(run), index) | cue | {"markersize": 2.5}
+        ax.plot(rows["epoch"], rows[column], **style, label=run)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="Epoch")
+    return ax
+
+
+def plot_bands(
+    ax: Axes,
+    frame: pd.DataFrame,
+    group: str = "label",
+    columns: tuple[str, str, str, str] = ("epoch", "mean", "low", "high"),
+) -> Axes:
+    """Draw a line with a band for each group, as in Fig. 8; the caller labels the y axis.
+
+    Args:
+        frame: the columns `group` and `columns`; groups are drawn in order of appearance.
+        group: the column that names a line.
+        columns: names of x ("epoch" or "rank"), line, and lower and upper end of the band.
+    """
+    x, line, low, high = columns
+    for index, (label, rows) in enumerate(frame.groupby(group, sort=False)):
+        style = line_style(str(label), index)
+        if len(rows) > 60:
+            style["marker"] = ""
+        ax.plot(rows[x], rows[line], **style, label=label)
+        ax.fill_between(rows[x], rows[low], rows[high], color=style["color"], alpha=0.2, lw=0)
+    if x == "epoch":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel={"epoch": "Epoch", "rank": "Rank (0 = best)"}.get(x, x))
+    ax.legend()
+    return ax
+
+
+def plot_intervals(
+    ax: Axes, frame: pd.DataFrame, reference: float | None = None, reference_label: str = ""
+) -> Axes:
+    """Draw estimates with their intervals, one row a label; the caller labels the x axis.
+
+    Args:
+        frame: columns label, estimate, low, high, first row on top, and optionally group: each
+            group has a colour and a marker, named in the legend.
+        reference: a value to compare with (a base rate, a published number); a dashed line.
+        reference_label: its name in the legend.
+    """
+    rows = np.arange(len(frame))
+    if reference is not None:
+        ax.axvline(reference, color="0.4", linestyle="--", linewidth=0.9, label=reference_label)
+    colours = [METHOD_COLOURS.get(str(label), BLUE) for label in frame["label"]]
+    groups = frame["group"].to_numpy() if "group" in frame else np.full(len(frame), "")
+    for index, group in enumerate(dict.fromkeys(groups)):
+        mine = rows[groups == group]
+        colour = f"C{index}" if group else [colours[row] for row in mine]
+        ax.hlines(mine, frame["low"].iloc[mine], frame["high"].iloc[mine], colors=colour)
+        style = {"marker": MARKERS[index % len(MARKERS)], "label": group or None}
+        ax.scatter(frame["estimate"].iloc[mine], mine, s=14, zorder=3, c=colour, **style)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    ax.set_yticks(rows, [str(label) for label in frame["label"]])
+    ax.set(ylim=(len(frame) - 0.5, -0.5))
+    ax.grid(axis="x", linewidth=0.4, color="0.9")
+    return ax
+
+
+def plot_shares(ax: Axes, frame: pd.DataFrame) -> Axes:
+    """Draw the column share (%) over value, a line a label; the caller labels both axes."""
+    for index, (label, rows) in enumerate(frame.groupby("label", sort=False)):
+        ax.plot(rows["value"], rows["share"], **line_style(str(label), index), label=label)
+    ax.legend()
+    return ax
+
+
+def line_style(label: str, index: int) -> dict[str, Any]:
+    """Give a label its colour (that of `index` if it has none), a line style and a marker."""
+    position = [*METHOD_COLOURS].index(label) if label in METHOD_COLOURS else index
+    return {
+        "color": METHOD_COLOURS.get(label, f"C{index}"),
+        "linestyle": LINES[position % len(LINES)],
+        "marker": MARKERS[position % len(MARKERS)],
+    }
+
+
+def legend_with(ax: Axes, label: str, **line: str) -> None:
+    """Add one entry, for a mark that several lines share, to the legend."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend([*handles, plt.Line2D([], [], **line)], [*labels, label])

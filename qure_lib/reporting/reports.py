@@ -1,0 +1,91 @@
+"""The report folder: where a notebook's figures, tables and measured claims go.
+
+`figures/` and `tables/` hold each item with a JSON note beside it (kind, name, title, caption,
+notebook). `claims/` holds the notes alone. `executed/` holds the notebooks as they ran.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qure_lib.files import replacing
+
+FORMATS = {"figure": ("pdf", "png", "csv"), "table": ("csv", "md"), "claim": ()}  # beside a note
+_NOTE_KEYS = {"kind", "name", "title", "caption", "notebook"}
+_CLAIM_KEYS = {"verdict", "interval", "n", "on", "seeds"}  # of a claim's note, besides
+_FIRST_SENTENCE = re.compile(r".+?(?<!Fig)(?<!Eq)(?<!vs)(?<!e\.g)(?<!i\.e)[.?!](?=\s|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The report folder, as one notebook writes to it.
+
+    Args:
+        root: the folder; `figures/`, `tables/` and `claims/` are made in it when needed.
+        notebook: name of the notebook that writes ("06_preference_study").
+    """
+
+    root: Path
+    notebook: str
+
+    def write_note(self, kind: str, name: str, caption: str, **more: Any) -> Path:
+        """Write the note by which the index finds a figure, a table or a claim's measurement.
+
+        Args:
+            kind: "figure", "table" or "claim".
+            name: file name without suffix, of letters, digits, "_" and "-" ("fig7_score_curve",
+                "extra_captions": what the paper lacks begins with "extra").
+            caption: what it shows; the first sentence is the title.
+            more: further keys of the note.
+
+        Returns:
+            The path, without suffix, for the item's own files.
+
+        Raises:
+            ValueError: an unknown kind, no plain file name, or an empty caption.
+        """
+        if kind not in FORMATS:
+            raise ValueError(f"{name}: unknown kind {kind!r}; write one of {list(FORMATS)}")
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"{kind} {name!r}: use letters, digits, '_' and '-' in its name")
+        caption = " ".join(caption.split())
+        if not caption:
+            raise ValueError(f"{kind} {name}: the caption is empty; say what it shows")
+        sentence = _FIRST_SENTENCE.match(caption)
+        title = (sentence[0] if sentence else caption).removesuffix(".")
+        note = {"kind": kind, "name": name, "title": title, "caption": caption, **more}
+        note |= {"notebook": self.notebook}
+        stem = note_path(self.root, note)
+        with replacing(stem.with_suffix(".json")) as path:  # other notebooks read it as they run
+            path.write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return stem
+
+
+def read_notes(root: Path) -> list[dict[str, str]]:
+    """Read all notes of a report folder.
+
+    Raises:
+        ValueError: a note is not JSON, lacks a key, or describes another item; names the file.
+    """
+    notes = []
+    for kind in FORMATS:
+        needed = _NOTE_KEYS | (_CLAIM_KEYS if kind == "claim" else set())
+        for path in sorted((root / f"{kind}s").glob("*.json")):
+            remedy = "delete it and run its notebook again"
+            try:
+                note = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path}: not JSON ({error}); {remedy}") from error
+            if not isinstance(note, dict) or not note.keys() >= needed:
+                raise ValueError(f"{path}: needs the keys {sorted(needed)}; {remedy}")
+            if (note["kind"], note["name"]) != (kind, path.stem):
+                raise ValueError(f"{path}: describes {note['kind']} {note['name']!r}; {remedy}")
+            notes.append(note)
+    return notes
+
+
+def note_path(root: Path, note: dict[str, str]) -> Path:
+    """The path, without suffix, of a note and of the files beside it."""
+    return root / f"{note['kind']}s" / note["name"]

@@ -1,0 +1,219 @@
+"""The folder of a run: checkpoint, resume, best epoch, shared warm-up, history, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from qure_lib import processes
+from qure_lib.code_in_use import describe_code
+from qure_lib.features.model_folder import load_trained
+from qure_lib.features.retriever import Retriever
+from qure_lib.files import file_sha256, replacing, to_plain, write_json
+from qure_lib.manifest import run_manifest
+from qure_lib.method.config import TrainConfig
+from qure_lib.method.losses import OBJECTIVES
+from qure_lib.method.strategies import STRATEGIES
+
+# All that the epochs before the first definition depend on, beside their objective and the data.
+WARM_UP_SETTINGS = ("epochs", "batch_size", "learning_rate", "weight_decay", "warm_up_epochs")
+WARM_UP_SETTINGS += ("min_learning_rate_ratio", "amp", "seed", "memory", "exclude_reference")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. history: one row an epoch; mining: one row a definition and category.
+
+    Files: run.json (manifest), history.csv, mining.csv, last/ and best/ (models, whose frozen tower
+    is vision_encoder.safetensors beside them), definitions/ (trained weights and per-query figures
+    at each definition), checkpoint.pt, and tensorboard/ (both frames as event files).
+
+    start: the retriever that the run started from, unchanged.
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    mining: pd.DataFrame
+    start: Retriever
+
+    def retriever(self, stage: str | int) -> Retriever:
+        """A retriever with the weights of a stage, and the frozen features of the start.
+
+        Args:
+            stage: "last", "best", or an epoch at which negatives were defined.
+
+        Raises:
+            ValueError: no such stage, or its file is damaged or belongs to another model.
+        """
+        path = self.folder / str(stage) / "model.safetensors"
+        if not isinstance(stage, str):
+            path = self.folder / "definitions" / f"epoch_{stage:02d}.safetensors"
+        retriever = self.start.copy()
+        load_trained(path, retriever.model)
+        return retriever
+
+    def mined(self, epoch: int) -> pd.DataFrame:
+        """The mining report's per-query rows of the definition at `epoch`."""
+        return pd.read_csv(self.folder / "definitions" / f"epoch_{epoch:02d}.csv")
+
+
+class RunFolder:
+    """The files of one run, `runs/name-fingerprint`. Rank 0 alone writes them.
+
+    The fingerprint covers the settings, data, starting model and the code in use, so that a change
+    of any starts a run of its own.
+    """
+
+    def __init__(self, runs: Path, name: str, config: TrainConfig, hashes: dict[str, str]) -> None:
+        self.name, self.config, self.hashes = name, config, hashes
+        objectives = {config.objective_at(e) for e in (0, config.warm_up_epochs)}
+        used = {o: describe_code(OBJECTIVES[o]) for o in sorted(objectives)}
+        used["strategy"] = describe_code(STRATEGIES[config.mining.strategy])
+        self.path = runs / f"{name}-{fingerprint(config=config, data=hashes, used=used)}"
+        shared = {setting: getattr(config, setting) for setting in WARM_UP_SETTINGS}
+        first = config.objective_at(0)
+        mark = fingerprint(config=shared, objective=[first, used[first]], data=hashes)
+        self.warm_up = runs / f"warm_up-{mark}"  # what follows it cannot have changed it
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.tower = self.path / "vision_encoder.safetensors"  # once for all models of the run
+        self.first_epoch = 0  # of this process: 0, or where it resumed
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the run's lock; close TensorBoard's files at the end."""
+        with exclusive(self.path):
+            try:
+                yield
+            finally:
+                if "events" in vars(self):
+                    self.events.close()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state to go on from: the run's checkpoint, or its warm-up's; None to start afresh."""
+        starts_here = not self.checkpoint.exists() and self.warm_up.exists()
+        if starts_here and processes.is_main():
+            with replacing(self.path) as scratch:
+                shutil.copytree(self.warm_up, scratch)
+        processes.wait_for_all()
+        return load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
+
+    def save_definition(
+        self, epoch: int, per_query: pd.DataFrame, parameters: dict[str, Tensor]
+    ) -> None:
+        """Keep one definition: its figures by query, and the weights that it was mined with."""
+        stem = self.path / "definitions" / f"epoch_{epoch:02d}"
+        with replacing(stem.with_suffix(".csv")) as path:
+            per_query.to_csv(path, index=False)
+        with replacing(stem.with_suffix(".safetensors")) as path:
+            save_file({n: p.detach().clone() for n, p in parameters.items()}, path)
+
+    def save_epoch(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
+        """End an epoch: the model if it is the best so far, and the atomic checkpoint last."""
+        if best:
+            retriever.save(self.path / "best", self.tower)
+        save_checkpoint(self.checkpoint, state)
+        if state["epoch"] == self.config.warm_up_epochs < self.config.epochs:
+            with exclusive(self.warm_up):
+                if not self.warm_up.exists():
+                    with replacing(self.warm_up) as scratch:
+                        shutil.copytree(self.path, scratch)
+
+    def complete(self, retriever: Retriever, run: Run) -> None:
+        """Write what a finished run has, where it is not there."""
+        if not (self.path / "last").exists():
+            retriever.save(self.path / "last", self.tower)
+        for file, frame in (("history.csv", run.history), ("mining.csv", run.mining)):
+            with replacing(self.path / file) as path:
+                frame.to_csv(path, index=False)
+        if not (self.path / "run.json").exists():
+            manifest = run_manifest(
+                name=self.name,
+                config=self.config,
+                data=self.hashes,
+                seconds=run.history[["mining_s", "training_s", "val_s"]].sum().to_dict(),
+                processes=processes.rank_and_count()[1],
+            )
+            write_json(self.path / "run.json", manifest)
+
+    @cached_property
+    def events(self) -> Any:
+        """TensorBoard's writer; hides what an interrupted run wrote beyond its checkpoint."""
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+        return SummaryWriter(self.path / "tensorboard", purge_step=self.first_epoch)
+
+    def log(self, group: str, row: dict[str, Any], epoch: int) -> None:
+        """Write a row's numbers to TensorBoard's event files."""
+        for name, value in row.items():
+            if not isinstance(value, str):
+                self.events.add_scalar(f"{group}/{name}", value, epoch)
+        self.events.flush()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: of processes that want the same run one trains it, others open it."""
+    if not processes.is_main():  # rank 0 holds it for all ranks
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"{folder.name}: another process is training this run; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a training state whole or not at all: tensors, numbers, strings, lists, dicts."""
+    with replacing(path) as scratch:
+        torch.save(state, scratch)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; code in the file is never run.
+
+    Raises:
+        ValueError: missing, truncated, or not a checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({reason}); delete its folder to train afresh"
+        ) from error
+
+
+def fingerprint(**parts: Any) -> str:
+    """Eight hex digits that change with any part, or with the code that makes a run's results."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=to_plain).encode())
+    root = Path(__file__).parents[1]
+    for source in sorted(root.rglob("*.py")):
+        if source.relative_to(root).parts[0] != "reporting":  # it changes no result
+            digest.update(file_sha256(source).encode())
+    return digest.hexdigest()[:8]

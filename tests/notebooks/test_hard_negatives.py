@@ -1,0 +1,245 @@
+"""analysis.hard_negatives: single queries, windows and rules, and what the plots draw."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from analysis import hard_negatives
+from analysis.hard_negatives import plot_negative_set_size, zone_ranks
+from drawn_queries import QUERIES, DrawnEmbedder, draw_query_set
+
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.method.mining_report import MiningReport
+from qure_lib.reporting import figures, method_figures
+from qure_lib.train.loop import define_hard_negatives
+from qure_lib.train.training_data import TrainingData
+
+BANDS = pd.DataFrame(
+    {
+        "epoch": [5, 10] * 2,
+        "category": ["dress", "dress", "shirt", "shirt"],
+        "window_start_fraction": [0.2, 0.9, 0.1, 0.8],
+        "window_end_fraction": [0.3, 0.95, 0.2, 0.85],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def style():
+    figures.use_house_style()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def data(tmp_path) -> TrainingData:
+    queries = {name: draw_query_set(tmp_path, name, 40) for name in ("dress", "hat")}
+    grades = torch.rand(QUERIES, 40, generator=torch.Generator().manual_seed(0))
+    return TrainingData(queries, queries, {"dress": grades, "hat": grades})
+
+
+@pytest.fixture
+def mined(data) -> dict[str, MiningReport]:
+    return hard_negatives.mine(DrawnEmbedder("start"), data, TrainConfig())
+
+
+@pytest.fixture
+def shown(data, mined) -> hard_negatives.RankedQuery:
+    """The dress query with the median window."""
+    sizes = mined["dress"].per_query.set_size
+    number = hard_negatives.median_query(sizes[sizes > 0])
+    model = DrawnEmbedder("start")
+    return hard_negatives.rank_query(model, data.train["dress"], number, mined["dress"])
+
+
+def test_one_query_is_ranked_as_one_would_by_hand(data, mined):
+    model, queries = DrawnEmbedder("start"), data.train["dress"]
+    images = model.embed_corpus(queries.corpus).numpy()
+    for number, row in enumerate(mined["dress"].per_query.itertuples()):
+        scores = (images @ model.embed_queries(queries)[number].numpy()).max(axis=1)
+        one = hard_negatives.rank_query(model, queries, number, mined["dress"])
+        np.testing.assert_array_equal(one.order, np.argsort(-scores, kind="stable"))
+        np.testing.assert_allclose(one.scores, np.sort(scores)[::-1], atol=1e-6)
+        assert one.order[one.target_rank] == queries.target_positions[number] == number
+        window = (row.window_start - 1, row.window_end) if row.set_size else (-1, -1)
+        assert one.drops == window and one.triplet is queries.triplets[number]
+
+
+def test_the_median_query_is_the_first_with_a_value_that_occurs():
+    sizes = pd.Series([0, 9, 4, 1, 4], index=[10, 11, 12, 13, 14])
+    assert hard_negatives.median_query(sizes) == 12
+    assert hard_negatives.median_query(sizes[sizes > 0][:2]) == 12  # of 9 and 4
+    with pytest.raises(ValueError, match="no query has a window"):
+        hard_negatives.median_query(sizes[sizes > 9])
+
+
+def test_curves_list_every_rank_of_every_stage(shown):
+    points = hard_negatives.curve_points({"before": shown, "after": shown})
+    assert points["stage"].tolist() == ["before"] * 40 + ["after"] * 40
+    assert points["rank"].tolist() == [*range(40)] * 2
+    np.testing.assert_array_equal(points["score"][:40], shown.scores)
+    assert set(points["first_drop"]) == {shown.drops[0]} and set(points["category"]) == {"dress"}
+
+
+def test_a_query_is_drawn_at_two_stages_and_around_its_window(shown):
+    _, axes = plt.subplots(1, 3)
+    hard_negatives.plot_before_and_after(axes, {"early": shown, "late": shown})
+    size = shown.drops[1] - shown.drops[0]
+    titles = ["dress, early", "dress, late", f"around its {size} hard negatives"]
+    assert [ax.get_title() for ax in axes] == titles
+    assert all(ax.get_legend() is None and ax.get_ylabel() for ax in axes)
+
+
+def test_a_zoom_shows_the_window_and_its_neighbours():
+    scores = np.linspace(1, 0, 100)
+    _, ax = plt.subplots()
+    method_figures.plot_relevance_curve(ax, scores, 3, (50, 60))
+    hard_negatives.zoom_to_window(ax, scores, (50, 60), margin=5)
+    assert ax.get_xlim() == (45, 65.5)
+    bottom, top = ax.get_ylim()
+    assert bottom < scores[65] and scores[45] < top < scores[30]
+
+
+def test_without_a_window_there_is_no_zoom():
+    scores = np.linspace(1, 0, 100)
+    _, ax = plt.subplots()
+    method_figures.plot_relevance_curve(ax, scores, 3, (-1, -1))
+    before = ax.get_xlim(), ax.get_ylim()
+    hard_negatives.zoom_to_window(ax, scores, (-1, -1))
+    assert (ax.get_xlim(), ax.get_ylim()) == before and not ax.get_title()
+
+
+def test_images_come_from_their_zone_with_score_and_relevance(shown, data):
+    images = hard_negatives.zone_images(shown, data.relevance["dress"], count=4)
+    start, end = shown.drops[0] + 1, shown.drops[1]
+    bounds = {"above": (shown.target_rank + 1, start - 1), "inside": (start, end)}
+    bounds["below"] = end + 1, 39
+    assert set(images["zone"]) <= set(bounds)
+    for image in images.itertuples():
+        low, high = bounds[image.zone]
+        assert low <= image.rank <= high and image.query == shown.number
+        assert image.position == shown.order[image.rank]
+        assert image.score == shown.scores[image.rank]
+        assert image.relevance == data.relevance["dress"][shown.number, image.position]
+    assert images.groupby("zone").size().max() <= 4
+    inside = images[images["zone"] == "inside"]["rank"]
+    assert (inside.min(), inside.max()) == (start, end)
+    assert "relevance" not in hard_negatives.zone_images(shown, None)
+
+
+def test_images_are_drawn_in_a_row_a_zone_under_the_query(shown, data):
+    images = hard_negatives.zone_images(shown, data.relevance["dress"])
+    figure, axes = plt.subplots(4, 6)
+    hard_negatives.plot_zone_images(axes, shown, images)
+    assert len(figure.axes) == 24 - 3 + 1  # the curve in place of three
+    for row, zone in zip(axes[1:], hard_negatives.ZONES, strict=True):
+        part = images[images["zone"] == zone]
+        assert [ax.axison for ax in row] == [k < len(part) for k in range(6)]
+        for ax, image in zip(row, part.itertuples(), strict=False):
+            note = f"{image.score:.2f}, rank {image.rank}\nrelevance {image.relevance:.2f}"
+            assert ax.get_xlabel() == note
+
+
+def test_the_band_of_a_mean_curve_is_one_deviation_to_either_side(mined):
+    curves = hard_negatives.aggregate_curves({"start": mined, "end": mined})
+    assert curves[["label", "category"]].drop_duplicates().to_numpy().tolist() == [
+        ["start", "dress"],
+        ["start", "hat"],
+        ["end", "dress"],
+        ["end", "hat"],
+    ]
+    np.testing.assert_allclose(curves["high"] - curves["mean"], curves["std"])
+    np.testing.assert_allclose(curves["mean"] - curves["low"], curves["std"])
+    np.testing.assert_array_equal(curves["mean"][:40], mined["dress"].mean_scores)
+    _, axes = plt.subplots(1, 2)
+    hard_negatives.plot_aggregate_curves(axes, curves)
+    assert [ax.get_title() for ax in axes] == ["dress", "hat"]
+    assert [ax.get_legend() is None for ax in axes] == [False, True]
+
+
+def test_gaps_of_all_fifths_add_up_to_the_whole_descent(mined):
+    gaps = hard_negatives.gaps_by_fifth({"start": mined}).set_index("category")
+    assert list(gaps.columns[1:6]) == ["0-20 %", "20-40 %", "40-60 %", "60-80 %", "80-100 %"]
+    counts = [len(part) for part in np.array_split(np.arange(39), 5)]
+    mean = mined["hat"].mean_scores
+    descent = (gaps.loc["hat"].iloc[1:6].astype(float) * counts).sum()
+    assert descent == pytest.approx(1000 * (mean[0] - mean[-1]))
+
+
+def test_each_rule_chooses_what_mining_by_it_chooses(data):
+    model, config = DrawnEmbedder("start"), TrainConfig()
+    table = hard_negatives.compare_rules(model, data, config, near=10)
+    assert table["rule"].tolist() == ["release", "release", "largest", "largest"]
+    wanted = TrainConfig(mining=MiningConfig(drop_rule="largest", search_window=10))
+    found = define_hard_negatives(model, data, wanted)
+    medians = [report.summary()["set_size_median"] for _, report in found.values()]
+    row = table.iloc[3]
+    assert row["drops sought in"] == "10 ranks after the target"
+    assert row["set_size_median"] == np.mean(medians)
+    assert "relevance_inside" in table
+
+
+def test_relevance_by_zone_stands_beside_the_mean_of_the_corpus():
+    columns = ["relevance_above", "relevance_inside", "relevance_below", "false_negative_share"]
+    mining = pd.DataFrame({"epoch": [1, 1, 2, 2], "category": ["dress", "hat"] * 2})
+    mining = mining.assign(**{name: [0.25, 0.75, 0.5, 1.0] for name in columns})
+    relevance = {"dress": torch.tensor([[0.0, 0.5]]), "hat": torch.tensor([[1.0, 1.0, 1.0]])}
+    frame = hard_negatives.relevance_by_zone(mining, relevance)
+    assert frame["relevance_inside"].tolist() == [0.5, 0.75]
+    assert frame["corpus_mean"].tolist() == [0.625, 0.625]  # each category counts the same
+
+
+def test_a_category_keeps_its_colour():
+    _, ax = plt.subplots()
+    assert hard_negatives.plot_window_position(ax, BANDS) is ax
+    colours = {line.get_label(): line.get_color() for line in ax.get_lines()}
+    assert colours["dress"] == figures.METHOD_COLOURS["dress"]
+    assert colours["shirt"] == figures.METHOD_COLOURS["shirt"]
+
+
+def test_the_top_of_the_ranking_is_drawn_at_the_top():
+    _, ax = plt.subplots()
+    hard_negatives.plot_window_position(ax, BANDS)
+    bottom, top = ax.get_ylim()
+    assert bottom > top
+
+
+def test_zone_relevance_draws_three_zones_and_the_corpus():
+    zones = {f"relevance_{zone}": [0.5, 0.6] for zone in ("above", "inside", "below")}
+    frame = pd.DataFrame({"epoch": [1, 2], "corpus_mean": 0.3} | zones)
+    _, ax = plt.subplots()
+    hard_negatives.plot_zone_relevance(ax, frame)
+    labels = [line.get_label() for line in ax.get_lines()]
+    assert labels == ["above the window", "inside the window", "below the window", "corpus mean"]
+
+
+def test_zones_are_spread_over_the_ranking():
+    # rank:  target 2 | above 3-9 | window 10-13 | below 14-29
+    zones = zone_ranks(2, (10, 13), 30, count=4)
+    assert zones == {"above": [3, 5, 7, 9], "inside": [10, 11, 12, 13], "below": [14, 19, 24, 29]}
+    empty = {"above": [], "inside": [3], "below": []}
+    assert zone_ranks(2, (3, 3), 4, count=4) == empty
+
+
+SIZES = pd.DataFrame(
+    {
+        "epoch": [5, 10] * 2,
+        "category": ["dress", "dress", "shirt", "shirt"],
+        "set_size_mean": [80.0, 20.0, 60.0, 10.0],
+        "set_size_median": [60.0, 9.0, 50.0, 7.0],
+        "set_size_q25": [30.0, 5.0, 25.0, 4.0],
+        "set_size_q75": [90.0, 25.0, 65.0, 12.0],
+    }
+)
+
+
+def test_a_category_keeps_its_colour_and_has_an_open_mark_at_the_median():
+    _, ax = plt.subplots()
+    assert plot_negative_set_size(ax, SIZES) is ax
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    for category in ("dress", "shirt"):
+        assert lines[category].get_color() == figures.METHOD_COLOURS[category]
+    medians = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
+    assert [line.get_ydata().tolist() for line in medians] == [[60, 9], [50, 7]]
+    assert ax.get_yscale() == "log" and ax.get_xticks().tolist() == [5, 10]

@@ -1,0 +1,152 @@
+"""Tables: the published layout, and one rule for every verdict."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qure_lib.evaluation import circo, cirr, fashioniq
+from qure_lib.reporting import tables
+
+
+def ranks() -> pd.DataFrame:
+    """Recall@10 of dress 1/2, shirt 3/4; Recall@50 of dress 2/2, shirt 3/4."""
+    return pd.DataFrame({"category": ["dress"] * 2 + ["shirt"] * 4, "rank": [9, 10, 0, 0, 5, 50]})
+
+
+def summary(**columns: float) -> pd.DataFrame:
+    row = {"measure": "avg_r10", "estimate": 52.0, "low": 50.0, "high": 54.0, "n": 6016}
+    return pd.DataFrame([row | columns])
+
+
+@pytest.mark.parametrize(
+    ("published", "same_protocol", "verdict"),
+    [
+        (52.60, True, "reproduced"),
+        (54.00, True, "reproduced"),
+        (49.99, True, "differs"),
+        (54.01, True, "differs"),
+        (52.60, False, "in kind"),
+        (99.00, False, "in kind"),
+        (np.nan, True, "not published"),
+        (np.nan, False, "not published"),
+    ],
+)
+def test_the_verdict_follows_one_rule(published, same_protocol, verdict):
+    known = pd.Series({"avg_r10": published})
+    compared = tables.compare_with_published(summary(), known, same_protocol)
+    assert compared["verdict"].tolist() == [verdict]
+
+
+def test_a_published_number_is_compared_at_its_own_two_decimals():
+    interval = summary(low=50.0, high=53.9951)
+    compared = tables.compare_with_published(interval, pd.Series({"avg_r10": 54.0}), True)
+    assert compared["verdict"].tolist() == ["reproduced"]
+
+
+def test_a_count_must_be_met_exactly():
+    counted = tables.summarise_counts(pd.Series({"triplets": 5985}))
+    for published, verdict in ((5985, "reproduced"), (5986, "differs")):
+        known = pd.Series({"triplets": published})
+        compared = tables.compare_with_published(counted, known, True)
+        assert compared["verdict"].tolist() == [verdict]
+
+
+def test_a_difference_is_given_only_under_the_same_protocol():
+    known = pd.Series({"avg_r10": 52.6})
+    same = tables.compare_with_published(summary(), known, True)
+    other = tables.compare_with_published(summary(), known, False)
+    assert same["difference"].tolist() == [pytest.approx(-0.6)]
+    assert other["difference"].isna().all()
+
+
+def test_only_the_columns_of_a_comparison_are_kept():
+    more = summary().assign(words="Recall@10", unit="%")[
+        ["words", "measure", "unit", "n", "high", "low", "estimate"]
+    ]
+    known = pd.Series({"avg_r10": 52.6})
+    compared = tables.compare_with_published(more, known, True)
+    columns = "measure reproduced low high n published difference verdict"
+    assert list(compared.columns) == columns.split()
+    pd.testing.assert_frame_equal(compared, tables.compare_with_published(summary(), known, True))
+
+
+def test_a_measure_that_the_paper_lacks_is_not_published():
+    compared = tables.compare_with_published(summary(), pd.Series({"map5": 23.22}), True)
+    assert compared["verdict"].tolist() == ["not published"]
+
+
+def test_the_verdict_line_counts():
+    compared = pd.DataFrame({"verdict": ["reproduced", "differs", "reproduced"]})
+    assert tables.verdict_line(compared) == "Verdict: of 3 numbers, 2 reproduced, 1 differs."
+
+
+def test_the_results_table_has_the_published_columns_and_one_row_a_method():
+    methods = {"between_drops": ranks(), "top_k": ranks()}
+    frame = tables.results_table(methods, fashioniq.summarise_recall)
+    assert frame["method"].tolist() == ["between_drops", "top_k"]
+    assert list(frame.columns[1:-1]) == fashioniq.summarise_recall(ranks())["measure"].tolist()
+    assert frame["queries"].tolist() == [6, 6]
+    assert frame.loc[0, "dress_r50"] == "100.0 [100.0, 100.0]"
+
+
+def test_cirr_and_circo_in_the_layouts_of_tables_3_and_5(root):
+    ranked = pd.DataFrame({"rank": [0, 4, 7, 60], "subset_rank": [0, 1, 0, 3]})
+    precision = pd.DataFrame({f"ap{k}": [k / 100, 0.0] for k in (5, 10, 25, 50)})
+    precision["aspects"] = [("colour",), ()]
+    layouts = {
+        "table3_cirr_test": tables.results_table({"ours": ranked}, cirr.summarise_cirr),
+        "table5_circo_zero_shot": tables.results_table({"ours": precision}, circo.summarise_circo),
+    }
+    for name, frame in layouts.items():
+        published = pd.read_csv(root / "reports" / "published" / f"{name}.csv")
+        assert list(frame.columns) == [*published.columns, "queries"]
+    values = cirr.summarise_cirr(ranked).set_index("measure")["estimate"].to_dict()
+    expected = {"r1": 25, "r5": 50, "r10": 75, "r50": 75, "rs1": 50, "rs2": 75, "rs3": 75}
+    assert values == pytest.approx(expected | {"avg_r5_rs1": 50})
+    assert circo.summarise_circo(precision)["estimate"].tolist() == [2.5, 5, 12.5, 25]
+
+
+def test_a_saved_table_is_csv_markdown_and_note(reports):
+    folder = reports.root / "tables"
+    frame = pd.DataFrame({"method": ["QuRe"], "avg_r10": [52.6], "queries": [6016]})
+    tables.save_table(frame, "table2_fashioniq", "Recall. Val, original split.", reports)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "table2_fashioniq.csv"), frame)
+    assert (folder / "table2_fashioniq.md").read_text() == (
+        "| method | avg_r10 | queries |\n| --- | ---: | ---: |\n| QuRe | 52.60 | 6016 |\n"
+    )
+    note = json.loads((folder / "table2_fashioniq.json").read_text())
+    assert note["kind"] == "table" and note["title"] == "Recall"
+
+
+def test_an_empty_table_is_refused(reports):
+    with pytest.raises(ValueError, match="table t: no rows"):
+        tables.save_table(pd.DataFrame({"a": []}), "t", "c", reports)
+
+
+def test_markdown_cells():
+    frame = pd.DataFrame({"a": [0.0005, np.nan, 12.345], "b": [True, False, True], "c": "x|y"})
+    rows = tables.to_markdown(frame).splitlines()[2:]
+    assert rows == ["| 0.0005 | yes | x\\|y |", "| - | no | x\\|y |", "| 12.35 | yes | x\\|y |"]
+
+
+def test_published_rows_are_found_by_name(tmp_path):
+    path = tmp_path / "table7.csv"
+    path.write_text("method,backbone,avg\nQuRe,BLIP,57.08\nQuRe,BLIP-2,63.04\n")
+    assert tables.read_published(path, "QuRe", backbone="BLIP-2").to_dict() == {"avg": 63.04}
+    with pytest.raises(ValueError, match="2 rows with .*QuRe"):
+        tables.read_published(path, "QuRe")
+    with pytest.raises(ValueError, match=r"needs the columns .*'model'\]; it has .*'backbone'"):
+        tables.read_published(path, "QuRe", model="BLIP-2")
+    with pytest.raises(ValueError, match=r"table9\.csv is missing"):
+        tables.read_published(tmp_path / "table9.csv", "QuRe")
+
+
+def test_a_published_file_with_a_row_a_measure(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text('quantity,count,source\ntriplets,5985,"FashionIQ, f71b16c"\n')
+    assert tables.read_published(path).to_dict() == {"triplets": 5985}
+    path.write_text("quantity,count\ntriplets,5985\ntriplets,5986\n")
+    with pytest.raises(ValueError, match=r"counts\.csv: 'triplets' is there twice"):
+        tables.read_published(path)

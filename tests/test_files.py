@@ -1,0 +1,99 @@
+"""Files and folders replaced whole or not at all, and JSON that is read with care."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qure_lib.files import file_sha256, read_json, replacing, write_json
+
+
+@dataclass
+class Settings:
+    epochs: int
+    sizes: tuple[int, ...]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
+def test_a_file_is_replaced_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    for text in ("first", "second"):
+        with replacing(path) as scratch:
+            scratch.write_text(text)
+            assert scratch.parent.parent == path.parent  # the same file system: a rename suffices
+        assert contents(tmp_path) == {"new/file.txt": text}
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for name in ("first", "second"):
+        with replacing(tmp_path / "folder") as scratch:
+            scratch.mkdir()
+            (scratch / name).write_text(name)
+        assert contents(tmp_path) == {f"folder/{name}": name}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, error):
+    (tmp_path / "file.txt").write_text("before")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inner.txt").write_text("before")
+    before = contents(tmp_path)
+    for name in ("file.txt", "folder", "new"):
+        with pytest.raises(error), replacing(tmp_path / name) as scratch:
+            scratch.write_text("half")
+            raise error
+    assert contents(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", "folder"}
+
+
+@pytest.mark.parametrize("name", ["file.txt", "folder", "new"])
+def test_a_block_that_writes_nothing_fails_and_leaves_what_was_there(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file.txt", tmp_path / "folder" / "inner.txt"):
+        path.write_text("before")
+    before = contents(tmp_path)
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / name):
+        pass
+    assert contents(tmp_path) == before
+
+
+def test_the_hash_is_of_the_content(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 1000)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(bytes(range(256)) * 1000).hexdigest()
+
+
+def test_json_holds_dataclasses_numpy_scalars_and_paths(tmp_path):
+    content = {"settings": Settings(3, (1, 2)), "n": np.int64(5), "mean": np.float32(0.5)}
+    write_json(tmp_path / "file.json", content | {"folder": Path("a/b"), "name": "Größe"})
+    expected = {"settings": {"epochs": 3, "sizes": [1, 2]}, "n": 5, "mean": 0.5}
+    expected |= {"folder": "a/b", "name": "Größe"}
+    assert read_json(tmp_path / "file.json", dict) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (None, list, "file.json is missing"),
+        (b"", list, "not valid JSON .*truncated"),
+        (b"[1, 2", list, "not valid JSON .*truncated"),
+        (b'["\xff"]', list, "not valid JSON"),
+        (b"[" * 100_000, list, "not valid JSON"),
+        (b"[" + b"9" * 5000 + b"]", list, "not valid JSON"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', dict, "the key 'c' is there twice"),
+        (b'{"a": 1}', list, "expected a list, found dict"),
+        (b"[]", dict, "expected a dict, found list"),
+    ],
+)
+def test_json_that_cannot_be_used_is_refused_by_name(tmp_path, content, kind, message):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_json(path, kind)
+    assert str(path) in str(error.value)
