@@ -4,6 +4,8 @@ A query is a reference image with a relative caption; its answer in the corpus i
 Shapes: B batch, Q queries, N corpus images, T query tokens, P vision tokens, D embedding.
 A rank is 0-based: the image at rank 0 has the best relevance score.
 
+`hard_negatives(scores, targets)` applies the drop rule to the scores of any model.
+
 The rooms, each of which uses only those before it (method and datasets not one another), and their
 main names:
 
@@ -21,3 +23,16 @@ evaluation.metrics         recall_at_k, average_precision_at_k, ndcg_at_k, prefe
 evaluation.statistics      Interval, bootstrap_ci, paired_bootstrap
 train.loop                 train, define_hard_negatives
 """
+
+from typing import Any
+
+__all__ = ["hard_negatives"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names when they are first asked for: importing qure_lib stays fast."""
+    if name == "hard_negatives":
+        from .own_scores import hard_negatives
+
+        return hard_negatives
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

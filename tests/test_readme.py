@@ -44,7 +44,7 @@ def test_the_strategy_mines(example, monkeypatch):
     }
     assert mined[3][0][0].tolist() == [4, 5, 6]  # of the nine below the target
     assert mined[4][0][0].tolist() == [3, 4] and names["config"].options == (("parts", 4),)
-    assert mined[3][1].strategy == "part_below"
+    assert mined[3][1].config.strategy == "part_below"
 
 
 def test_the_objective_is_a_loss(example, monkeypatch):

@@ -27,6 +27,8 @@ SHARED = {
     "pixels",
     "code_in_use",
 }
+# The front doors, which use any room and which no room knows.
+FRONT = {"__init__", "own_scores"}
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 
@@ -55,13 +57,15 @@ def room_of(module: str) -> str:
 def test_a_room_imports_only_those_before_it(path):
     here = room_of(name_of(path)) if path.parent != LIBRARY else path.stem
     allowed = BEFORE.get(here, set()) | {here} | SHARED
+    if here in FRONT:
+        allowed |= BEFORE.keys() | FRONT
     assert {room_of(m) for m in imports(path)} - {""} <= allowed
 
 
 def test_every_folder_is_a_room():
     folders = {p.name for p in LIBRARY.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders == BEFORE.keys()
-    assert {p.stem for p in LIBRARY.glob("*.py")} - {"__init__"} == SHARED
+    assert {p.stem for p in LIBRARY.glob("*.py")} == SHARED | FRONT
 
 
 def test_no_circle_of_modules():
@@ -105,4 +109,4 @@ def test_the_library_keeps_its_size():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
     method = sum(n for path, n in lines.items() if room_of(name_of(path)) == "method")
     assert max(lines.values()) <= 400
-    assert method <= 1_500 and sum(lines.values()) <= 6_800
+    assert method <= 1_500 and sum(lines.values()) <= 8_500

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .drops import RULES
+from .drops import RULES, check_curve
 from .losses import find_objective
 
 
@@ -17,13 +17,15 @@ class MiningConfig:
     """How hard negatives are chosen. The defaults are the release's.
 
     Raises:
-        ValueError: an unknown drop rule, or a number out of its range.
+        ValueError: an unknown drop rule or curve, or a number out of its range.
     """
 
     strategy: str = _setting("between_drops", "mining strategy")
     drop_rule: str = _setting("release", "release: the authors' code; largest: Eq. 6")
     consecutive_threshold: int = _setting(1, "rule release: the drops' ranks differ by more")
     search_window: int | None = _setting(None, "ranks after the target to search; None: all")
+    curve: str = _setting("cosine", "cosine, as released; preference: drops in Bradley-Terry's 1-P")
+    temperature: float | None = _setting(None, "of the preference curve; None: the model's own")
     top_k: int = _setting(100, "k of the strategies top_k and after_target_top_k (Fig. 4)")
     set_size: int | None = _setting(None, "images in a set, from the window's start; None: all")
     options: tuple[tuple[str, Any], ...] = ()  # the strategy's own parameters; takes a mapping
@@ -32,6 +34,7 @@ class MiningConfig:
         object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
         if self.drop_rule not in RULES:
             raise ValueError(f"drop_rule must be one of {RULES}, not {self.drop_rule!r}")
+        check_curve(self.curve, 1.0 if self.temperature is None else self.temperature)
         least = {"top_k": 1, "consecutive_threshold": 0, "search_window": 1, "set_size": 1}
         for name, lowest in least.items():
             if (value := getattr(self, name)) is not None and value < lowest:

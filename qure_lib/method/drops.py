@@ -1,5 +1,6 @@
 """The two steep drops in a query's relevance scores. Imports nothing else of this project."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RULES = ("release", "largest")
+CURVES = ("cosine", "preference")
 DROPS_TRIED_FIRST = 16  # a pair is looked for among so many of the largest drops before all
 
 
@@ -31,6 +33,8 @@ def find_steepest_drops(
     rule: str = "release",
     consecutive_threshold: int = 1,
     search_window: int | None = None,
+    curve: str = "cosine",
+    temperature: float | None = None,
 ) -> DropPair:
     """Find, for each query, the two steep drops that bound its hard negatives.
 
@@ -38,21 +42,26 @@ def find_steepest_drops(
     ties with the target is not below it. Of equal drops the better-ranked comes first.
 
     Args:
-        ranked_scores: (Q, N) relevance scores, best first. Unitless; any positive scale or offset.
+        ranked_scores: (Q, N) relevance scores, best first. Unitless; on the cosine curve any
+            positive scale or offset. At -inf, last: images left out, which bound no drop.
         target_ranks: (Q,) 0-based rank of each query's target.
         rule: "largest" takes the two largest drops (Eq. 6). "release", the authors' code, goes
             through neighbours in the order of size, (1st, 2nd), (2nd, 3rd), ..., and takes the
             first pair whose ranks differ by more than `consecutive_threshold`.
         consecutive_threshold: for "release" only.
         search_window: how many ranks after the target may hold a drop; None is the whole ranking.
+        curve: "cosine" measures a drop in the scores, as released; "preference" in Bradley-Terry's
+            probability of an image over the target, 1 - P = sigmoid((s - s_target) / tau).
+        temperature: tau of the preference curve, in the scores' unit; the model's own is learned.
 
     Returns:
         A DropPair of (Q,) ranks just before each drop; -1 where no pair qualifies.
 
     Raises:
-        ValueError: scores not sorted or not finite, a rank outside [0, N), or an unknown rule.
+        ValueError: scores not sorted or not finite, a rank outside [0, N), a target left out, an
+            unknown rule or curve, or no positive temperature for the preference curve.
 
-    Source: QuRe, arXiv:2507.12416, Eq. 5-7.
+    Source: QuRe, arXiv:2507.12416, Eq. 5-7; the preference curve is this kit's (docs/method.md).
 
     Example:
         >>> scores = torch.tensor([[.95, .90, .89, .60, .58, .57, .20]])
@@ -60,21 +69,63 @@ def find_steepest_drops(
         [3, 4, 5]
     """
     _check_rule(rule, consecutive_threshold, search_window)
+    check_curve(curve, temperature)
     _check_ranking(ranked_scores, target_ranks)
-    drops = _drops_below_target(ranked_scores, target_ranks, search_window)
+    target = ranked_scores.gather(1, target_ranks[:, None])
+    if curve == "preference":
+        drops = _log_preference_drops(ranked_scores, target, temperature)
+    else:
+        drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]
+    drops = _only_below_target(drops, ranked_scores, target_ranks, search_window)
     least_apart = consecutive_threshold if rule == "release" else 0
     pair = _first_pair_apart(drops, least_apart, DROPS_TRIED_FIRST)
     return DropPair(pair.amin(dim=1), pair.amax(dim=1))
 
 
-def _drops_below_target(ranked_scores: Tensor, target_ranks: Tensor, window: int | None) -> Tensor:
-    """(Q, N + 1) drop after each rank; -1 where it is not below the target or out of the window."""
-    drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]
+def check_curve(curve: str, temperature: float | None) -> None:
+    """Refuse an unknown curve, a preference curve without a temperature, and one not above 0.
+
+    Raises:
+        ValueError: the message names what is wrong and the remedy.
+    """
+    if curve not in CURVES:
+        raise ValueError(f"curve must be one of {CURVES}, not {curve!r}")
+    if temperature is None and curve == "preference":
+        raise ValueError(
+            "the preference curve needs a temperature: the model's own, 1 / logit_scale; 1 where "
+            "the scores are already divided by it"
+        )
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+
+
+def _log_preference_drops(ranked_scores: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """(Q, N - 1) logarithms of the drops in sigmoid(-m), m = (s_target - s) / temperature.
+
+    sigmoid(-a) - sigmoid(-b) = sigmoid(-a) * sigmoid(b) * (1 - exp(a - b)) for margins a <= b: a
+    product, so its logarithm keeps its precision where sigmoid(-m) itself is 0 or 1. Equal scores
+    make the least number, not -inf, which stands for no drop at all. Margins are double precision.
+    """
+    margins = (target.double() - ranked_scores.double()) / temperature
+    apart = margins.diff(dim=1)
+    drops = F.logsigmoid(-margins[:, :-1]) + F.logsigmoid(margins[:, 1:])
+    drops += torch.log(-torch.expm1(-apart))
+    return drops.clamp_(min=torch.finfo(torch.float64).min)
+
+
+def _only_below_target(
+    drops: Tensor, ranked_scores: Tensor, target_ranks: Tensor, window: int | None
+) -> Tensor:
+    """(Q, N + 1) drop after each rank; -inf where it is not below the target, out of the window, or
+    down to an image that is left out.
+    """
     allowed = ranked_scores[:, :-1] < ranked_scores.gather(1, target_ranks[:, None])
+    allowed &= ranked_scores[:, 1:] > -math.inf
     if window is not None:
         ranks = torch.arange(drops.shape[1], device=drops.device)
         allowed &= ranks <= target_ranks[:, None] + window
-    return F.pad(drops.masked_fill_(~allowed, -1), (0, 2), value=-1)  # at least two columns
+    drops = drops.masked_fill_(~allowed, -math.inf)
+    return F.pad(drops, (0, 2), value=-math.inf)  # at least two columns
 
 
 def _first_pair_apart(drops: Tensor, least_apart: int, tried: int) -> Tensor:
@@ -85,12 +136,12 @@ def _first_pair_apart(drops: Tensor, least_apart: int, tried: int) -> Tensor:
     """
     tried = min(tried, drops.shape[1])
     size, rank = _largest(drops, tried)
-    smallest = size[:, -1:] if tried < drops.shape[1] else -1
+    smallest = size[:, -1:] if tried < drops.shape[1] else -math.inf
     qualifies = (size[:, 1:] > smallest) & (rank.diff(dim=1).abs() > least_apart)
     best = qualifies.int().argmax(dim=1, keepdim=True)
     pair = rank.gather(1, torch.cat([best, best + 1], dim=1))
     pair[~qualifies.any(dim=1)] = -1
-    undecided = (pair[:, 0] < 0) & (size[:, -1] >= 0)
+    undecided = (pair[:, 0] < 0) & (size[:, -1] > -math.inf)
     if tried < drops.shape[1] and undecided.any():
         pair[undecided] = _first_pair_apart(drops[undecided], least_apart, drops.shape[1])
     return pair
@@ -118,7 +169,8 @@ def _check_ranking(ranked_scores: Tensor, target_ranks: Tensor) -> None:
         )
     if ((target_ranks < 0) | (target_ranks >= ranked_scores.shape[1])).any():
         raise ValueError(f"target_ranks must lie in [0, {ranked_scores.shape[1]})")
-    if not ranked_scores[:, [0, -1]].isfinite().all():
+    targets = ranked_scores.gather(1, target_ranks[:, None])
+    if not torch.cat([targets, ranked_scores[:, :1]], dim=1).isfinite().all():
         raise ValueError("ranked_scores hold NaN or infinity; look at the model's embeddings")
     if not (ranked_scores[:, 1:] <= ranked_scores[:, :-1]).all():
         raise ValueError("ranked_scores must be sorted, best first, without NaN, in every row")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,12 @@ def mine_hard_negatives(
         relevance: (Q, N) graded relevance where it is known, for the report alone.
         memory: bytes for scores and their ranking, as in `ranking.score_corpus`.
         references: (Q,) corpus position of each reference, -1 where it is not in the corpus: kept
-            out of every set, and given the lowest other score, so that it makes no drop (below
-            fewer than four images the tie may complete a pair). None, as released, keeps it in.
+            out of every set, ranked last, and bounding no drop. None, as released, keeps it in.
 
     Raises:
         ValueError: an unknown strategy, shapes that do not fit, a position outside the corpus, a
-            corpus that holds no negative, or scores or relevance that are not finite.
+            corpus that holds no negative, a preference curve without `config.temperature`, or
+            scores or relevance that are not finite.
 
     Source: QuRe, arXiv:2507.12416, Algorithm 1 with Eq. 7's inequality.
     """
@@ -47,12 +48,14 @@ def mine_hard_negatives(
     _check(queries, empty, relevance)
     negatives, frames, moments = [], [], 0.0
     for rows, scores in score_corpus(queries, images, memory):
-        ranking, target_ranks, members = _choose(scores, rows, empty, config)
-        negatives.append(ranking.order[members].cpu())
+        targets, excluded = (p[rows].to(scores.device) for p in (empty.targets, empty.excluded))
+        _leave_out(scores, excluded)
         graded = None if relevance is None else relevance[rows].to(scores.device)
-        frames.append(describe_queries(ranking, target_ranks, members, graded))
-        moments += sum_moments(ranking.scores)
-    report = MiningReport.from_moments(config.strategy, pd.concat(frames), moments)
+        chosen, described, sums = choose(scores, targets, config, graded)
+        negatives.append(chosen.cpu())
+        frames.append(described)
+        moments += sums
+    report = MiningReport.from_moments(config, pd.concat(frames), moments)
     offsets = F.pad(torch.tensor(report.per_query.set_size.to_numpy()).cumsum(0), (1, 0))
     return replace(empty, offsets=offsets, negatives=torch.cat(negatives)), report
 
@@ -65,29 +68,30 @@ def _check(queries: Tensor, empty: HardNegativeSet, relevance: Tensor | None) ->
         raise ValueError(f"relevance must be (Q, N) = {shape}, without NaN or infinity")
 
 
-def _choose(
-    scores: Tensor, rows: slice, empty: HardNegativeSet, config: MiningConfig
-) -> tuple[Ranking, Tensor, Members]:
-    """The ranking, (q,) target ranks and sets of a chunk's (q, N) scores, which are changed."""
-    targets, excluded = (p[rows].to(scores.device) for p in (empty.targets, empty.excluded))
-    _put_last(scores, excluded)
+def _leave_out(scores: Tensor, positions: Tensor) -> None:
+    """Lower (q, N) scores, in place, at (q,) positions to -inf; position -1 for none."""
+    rows = (positions >= 0).nonzero().flatten()
+    scores[rows, positions[rows]] = -torch.inf
+
+
+def choose(
+    scores: Tensor, targets: Tensor, config: MiningConfig, relevance: Tensor | None = None
+) -> tuple[Tensor, pd.DataFrame, np.ndarray]:
+    """Rank (q, N) scores and take the sets of (q,) targets; -inf leaves an image out.
+
+    Returns:
+        (M,) corpus positions of all sets in turn, the report's rows, and its moments.
+    """
     ranking = rank_scores(scores)
     target_ranks = ranking.ranks_of(targets)
-    return ranking, target_ranks, _members(ranking, target_ranks, excluded, config)
+    members = _members(ranking, target_ranks, config)
+    finite = ranking.without_infinity()
+    described = describe_queries(finite, target_ranks, members, relevance)
+    return ranking.order[members], described, sum_moments(finite.scores)
 
 
-def _put_last(scores: Tensor, positions: Tensor) -> None:
-    """Lower (q, N) scores, in place, at (q,) positions to the lowest other; -1 for none."""
-    rows = (positions >= 0).nonzero().flatten()
-    at = rows, positions[rows]
-    scores[at] = torch.inf
-    scores[at] = scores[rows].amin(dim=1)
-
-
-def _members(
-    ranking: Ranking, target_ranks: Tensor, excluded: Tensor, config: MiningConfig
-) -> Members:
-    """What is in the sets: the images in each query's window, not its target, not excluded."""
+def _members(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Members:
+    """What is in the sets: the images in each query's window, not its target, not left out."""
     find_window, options = STRATEGIES[config.strategy], dict(config.options)
     start, stop = find_window(ranking, target_ranks, config, **options)
     if config.set_size is not None:
@@ -97,7 +101,5 @@ def _members(
     query = torch.repeat_interleave(lengths)
     before = lengths.cumsum(0) - lengths
     rank = torch.arange(len(query), device=query.device) + (start - before)[query]
-    kept = rank != target_ranks[query]
-    if (excluded >= 0).any():
-        kept &= ranking.order[query, rank] != excluded[query]
+    kept = (rank != target_ranks[query]) & (ranking.scores[query, rank] > -torch.inf)
     return query[kept], rank[kept]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import MiningConfig
 from .ranking import Ranking
 from .strategies import first_rank_below_target
 
@@ -21,24 +22,25 @@ class MiningReport:
     """What one definition of hard negatives chose for Q queries over N images.
 
     per_query: one row a query: target_rank, window_start and window_end (first and last rank of
-    the set), set_size, score_margin (target's score minus the set's mean), score_skewness (of all
-    N scores), largest_gap (between neighbours); where graded relevance is known relevance_above
+    the set), set_size, score_margin (target's score minus the set's mean; over the temperature it
+    is the logit that the loss sees), score_skewness (of all N scores), largest_gap (between
+    neighbours); where graded relevance is known relevance_above
     (between target and window), relevance_inside, relevance_below, and how many images fit as well
     as the target: false_negatives (in the set) and false_negatives_top10.
     mean_scores, std_scores: (N,) over queries, by rank (Fig. 8).
     """
 
-    strategy: str
+    config: MiningConfig
     per_query: pd.DataFrame
     mean_scores: np.ndarray
     std_scores: np.ndarray
 
     @classmethod
-    def from_moments(cls, strategy: str, per_query: pd.DataFrame, sums: np.ndarray) -> Self:
+    def from_moments(cls, config: MiningConfig, per_query: pd.DataFrame, sums: np.ndarray) -> Self:
         """A report from its rows and the (2, N) `sum_moments` of all their scores."""
         mean, square = sums / len(per_query)
         std = np.sqrt(np.maximum(square - mean**2, 0))
-        return cls(strategy, per_query.reset_index(drop=True), mean, std)
+        return cls(config, per_query.reset_index(drop=True), mean, std)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -48,7 +50,7 @@ class MiningReport:
         frames = [part.per_query for part in parts]
         means = [[p.mean_scores, p.std_scores**2 + p.mean_scores**2] for p in parts]
         sums = sum(len(f) * np.stack(m) for f, m in zip(frames, means, strict=True))
-        return cls.from_moments(parts[0].strategy, pd.concat(frames), sums)
+        return cls.from_moments(parts[0].config, pd.concat(frames), sums)
 
     def summary(self) -> dict[str, float | str | int]:
         """One flat row: sizes, places in the ranking, margins and gaps, over all queries."""
@@ -56,8 +58,11 @@ class MiningReport:
         mined = frame[frame.set_size > 0]
         gaps = -np.diff(self.mean_scores)
         tenth = max(len(gaps) // 10, 1)
+        temperature = self.config.temperature or np.nan  # NaN: not known
         row = {
-            "strategy": self.strategy,
+            "strategy": self.config.strategy,
+            "curve": self.config.curve,
+            "temperature": temperature,
             "queries": len(frame),
             "corpus_size": n,
             "set_size_mean": mined.set_size.mean(),
@@ -73,6 +78,7 @@ class MiningReport:
             "share_no_pair": float((frame.set_size == 0).mean()),
             "share_bottom_half": (mined.window_start >= n / 2).mean(),
             "score_margin": mined.score_margin.mean(),
+            "margin_over_temperature": mined.score_margin.mean() / temperature,
             "score_skewness": frame.score_skewness.mean(),
             "gap_top_tenth": gaps[:tenth].mean(),
             "gap_bottom_tenth": gaps[-tenth:].mean(),
@@ -91,7 +97,7 @@ class MiningReport:
     def warnings(self) -> list[str]:
         """Sentences on sets that look useless: too few pairs, too easy, or false negatives."""
         row, found = self.summary(), []
-        if self.strategy == "between_drops" and row["share_no_pair"] > 0.05:
+        if self.config.strategy == "between_drops" and row["share_no_pair"] > 0.05:
             found.append(
                 f"{row['share_no_pair']:.0%} of the queries have no pair of drops (their targets "
                 "rank too low) and draw uniform negatives instead."

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,13 @@ class Ranking:
                 f"the ranking of query {query} does not hold corpus position {positions[query]}"
             )
         return ranks
+
+    def without_infinity(self) -> Self:
+        """The same ranking with the images left out (-inf) at their query's lowest other score."""
+        if (kept := self.scores > -torch.inf).all():
+            return self
+        lowest = self.scores.where(kept, torch.inf).amin(dim=1, keepdim=True)
+        return type(self)(self.scores.maximum(lowest), self.order)
 
 
 def rank_scores(scores: Tensor) -> Ranking:

@@ -71,8 +71,15 @@ def after_target_top_k(ranking: Ranking, target_ranks: Tensor, config: MiningCon
 @strategy("between_drops")
 def between_drops(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
     """QuRe's hard negatives: the images between two steep drops after the target (Eq. 5-7)."""
-    settings = config.drop_rule, config.consecutive_threshold, config.search_window
-    drops = find_steepest_drops(ranking.scores, target_ranks, *settings)
+    drops = find_steepest_drops(
+        ranking.scores,
+        target_ranks,
+        config.drop_rule,
+        config.consecutive_threshold,
+        config.search_window,
+        config.curve,
+        config.temperature,
+    )
     return drops.first + 1, drops.second + 1
 
 

@@ -75,8 +75,12 @@ def define_hard_negatives(
 ) -> dict[str, tuple[HardNegativeSet, MiningReport]]:
     """Mine every category's training queries with the model as it is now (Algorithm 1).
 
-    By `config.mining`; see `TrainConfig.mining_at` for an epoch's.
+    By `config.mining`; see `TrainConfig.mining_at` for an epoch's. Its temperature is the model's,
+    unless one is given.
     """
+    if config.mining.temperature is None:
+        own = retriever.model.temperature.item()
+        config = replace(config, mining=replace(config.mining, temperature=own))
     return {
         category: _mine(retriever, queries, data.relevance.get(category), config)
         for category, queries in data.train.items()
@@ -161,7 +165,7 @@ class Loop:
         if epoch in self.config.definition_epochs:
             self.define(epoch)
         mined = time.perf_counter()
-        row = {"epoch": epoch, "loss": self.take_steps(epoch, generator), "learning_rate": rate}
+        row = {"epoch": epoch} | self.take_steps(epoch, generator) | {"learning_rate": rate}
         trained = time.perf_counter()
         row |= {"temperature": self.model.temperature.item()} | self.validate()
         times = {"mining_s": mined - started, "training_s": trained - mined}
@@ -194,8 +198,8 @@ class Loop:
             drawn += [[queries.corpus.image_ids[p] for p in row] for row in positions.tolist()]
         return drawn
 
-    def take_steps(self, epoch: int, generator: torch.Generator) -> float:
-        """One pass over the triplets. Returns the mean loss.
+    def take_steps(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
+        """One pass over the triplets. Returns the mean loss, and the gradient's mean norm.
 
         Raises:
             ValueError: the loss is not finite, or there is one query for in-batch contrast.
@@ -209,7 +213,7 @@ class Loop:
         batches = list(order.split(self.config.batch_size))
         if not objective.needs_negatives and len(batches[-1]) == 1:
             self._join_last(batches)
-        total, quiet = 0.0, not processes.is_main()
+        total, norms, quiet = 0.0, 0.0, not processes.is_main()
         for batch in tqdm(batches, leave=False, mininterval=1.0, disable=quiet):
             with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
                 embedded = self._embed(batch, [negatives[i] for i in batch])
@@ -219,10 +223,16 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
             processes.average_gradients(self.parameters.values())
+            norms += self._gradient_norm()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             total += loss.item() * len(batch)
-        return total / len(self.triplets)
+        return {"loss": total / len(self.triplets), "gradient_norm": norms / len(batches)}
+
+    def _gradient_norm(self) -> float:
+        """Of all parameters together, without the scaler's factor."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) / self.scaler.get_scale()
 
     def _join_last(self, batches: list[Tensor]) -> None:
         """Join a last batch of one query to the one before: contrast within it would be 0."""

@@ -64,7 +64,7 @@ def test_a_strategy_of_ones_own_is_known_by_name_with_its_parameters(share_below
     for options, expected in (({}, [5, 0]), ({"share": 0.8}, [5, 0, 1, 6])):
         config = MiningConfig("share_below", options=options)
         chosen, report = mine_hard_negatives(*embeddings_with(DRAWN), TARGET, config)
-        assert chosen[0].tolist() == expected and report.strategy == "share_below"
+        assert chosen[0].tolist() == expected and report.config.strategy == "share_below"
 
 
 def test_options_are_compared_by_value_whatever_their_order():

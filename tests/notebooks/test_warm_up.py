@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from analysis import warm_up
 
+from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining_report import MiningReport
 
 N = 100  # images: ranks are per cents of the corpus
@@ -18,7 +19,7 @@ def report(targets, starts, sizes=None, **columns) -> MiningReport:
     frame = pd.DataFrame({"target_rank": targets, "window_start": starts, "set_size": sizes})
     frame["window_end"] = frame.window_start + frame.set_size - 1
     frame = frame.assign(score_margin=0.1, score_skewness=0.0, largest_gap=0.01, **columns)
-    return MiningReport("between_drops", frame, np.linspace(1, 0, N), np.full(N, 0.1))
+    return MiningReport(MiningConfig(), frame, np.linspace(1, 0, N), np.full(N, 0.1))
 
 
 def test_stage_1_shows_its_settings_and_the_level_of_chance():
