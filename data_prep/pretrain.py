@@ -1,6 +1,7 @@
-"""Stage 1 of the mini model: BLIP-2's image-text contrastive objective on drawn garments.
+"""Stage 1 of a small model: BLIP-2's image-text contrastive objective on drawn garments.
 
-    python -m data_prep.pretrain      (or: make pretrain)
+    python -m data_prep.pretrain                    (or: make pretrain)
+    python -m data_prep.pretrain --model large      the strong world's, best on a GPU
 
 The model is BLIP-2 at small dimensions. It is trained on images and their descriptions of a world
 of its own (its seed is not the notebooks'), never on relative captions. Its WordPiece vocabulary is
@@ -11,8 +12,9 @@ import argparse
 import json
 import random
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer
@@ -38,20 +40,80 @@ from qure_lib.train.loop import set_seed
 
 WORLD_SEED = 1  # the notebooks' world is drawn from seed 0
 VOCABULARY = 1024  # at most
-MINI = {
-    "image_size": 64,
-    "patch_size": 8,
-    "vision_width": 128,
-    "vision_layers": 3,
-    "vision_heads": 4,
-    "qformer_width": 96,
-    "qformer_layers": 4,
-    "qformer_heads": 4,
-    "num_query_tokens": 8,
-    "embedding_dim": 64,
-    "max_caption_tokens": 48,
-}
-SETTINGS = {"epochs": 50, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 0.05, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model's stage 1 is trained.
+
+    shape: fields of ModelConfig; the vocabulary's size comes from its tokenizer.
+    settings: of the optimiser, and the seed.
+    size: of the world, a key of synthfashion.SIZES.
+    world, folder: where the world and the checkpoint are written.
+    gpu: whether a GPU is used where there is one, in bfloat16 autocast.
+    """
+
+    shape: dict[str, int]
+    settings: dict[str, Any]
+    size: str
+    world: Path
+    folder: Path
+    gpu: bool
+
+
+MINI = Recipe(
+    shape={
+        "image_size": 64,
+        "patch_size": 8,
+        "vision_width": 128,
+        "vision_layers": 3,
+        "vision_heads": 4,
+        "qformer_width": 96,
+        "qformer_layers": 4,
+        "qformer_heads": 4,
+        "num_query_tokens": 8,
+        "embedding_dim": 64,
+        "max_caption_tokens": 48,
+    },
+    settings={
+        "epochs": 50,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.05,
+        "seed": 0,
+    },
+    size="mini",
+    world=Path("data/synthfashion-stage1"),
+    folder=Path(__file__).parent / "mini_stage1",
+    gpu=False,  # the shipped checkpoint's bits are a CPU's
+)
+LARGE = Recipe(
+    shape={
+        "image_size": 64,
+        "patch_size": 8,
+        "vision_width": 256,
+        "vision_layers": 6,
+        "vision_heads": 8,
+        "qformer_width": 192,
+        "qformer_layers": 6,
+        "qformer_heads": 6,
+        "num_query_tokens": 16,
+        "embedding_dim": 128,
+        "max_caption_tokens": 48,
+    },
+    settings={
+        "epochs": 30,
+        "batch_size": 256,
+        "learning_rate": 8e-4,
+        "weight_decay": 0.05,
+        "seed": 0,
+    },
+    size="large_stage1",
+    world=Path("data/synthfashion-large-stage1"),
+    folder=Path("data/large_stage1"),
+    gpu=True,
+)
+MODELS = {"mini": MINI, "large": LARGE}
 
 
 def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
@@ -102,16 +164,20 @@ def top1(model: QuReModel, pixels: Tensor, tokens: tuple[Tensor, Tensor]) -> flo
     model.eval()
     images = torch.cat([model.encode_image(model.encode_features(p)) for p in pixels.split(256)])
     best = relevance_scores(model.encode_text(*tokens), images).argmax(dim=1)
-    return (best == torch.arange(len(best))).float().mean().item()
+    return (best == torch.arange(len(best), device=best.device)).float().mean().item()
 
 
-def pretrain(
-    world: Path, size: str, settings: dict
-) -> tuple[QuReModel, PreTrainedTokenizerFast, dict]:
-    """Train stage 1 on every train image of a world; return model, tokenizer and results."""
+def pretrain(recipe: Recipe) -> tuple[QuReModel, PreTrainedTokenizerFast, dict[str, Any]]:
+    """Train stage 1 on every train image of a world, which is drawn where it is missing.
+
+    Returns:
+        The model, on the CPU; its tokenizer; and the results.
+    """
+    world, settings = recipe.world, recipe.settings
+    device = torch.device("cuda" if recipe.gpu and torch.cuda.is_available() else "cpu")
     set_seed(settings["seed"])
     rng = random.Random(settings["seed"])
-    synthfashion.prepare(world, size=size, seed=WORLD_SEED)
+    synthfashion.prepare(world, size=recipe.size, seed=WORLD_SEED)
     known = read_json(world / "synthfashion.json", dict)["images"]
     sets = {s: load_fashioniq(world, s) for s in ("train", "val")}
     ids = {s: [i for q in sets[s].values() for i in q.corpus.image_ids] for s in sets}
@@ -122,14 +188,16 @@ def pretrain(
 
     captions = [t.caption for q in sets["train"].values() for t in q.triplets]
     tokenizer = train_tokenizer(captions + [d for _ in range(5) for d in describe(ids["train"])])
-    config = ModelConfig(**MINI, vocab_size=len(tokenizer))
+    config = ModelConfig(**recipe.shape, vocab_size=len(tokenizer))
     model = QuReModel(config)
     initialise(model)
     model.vision_encoder.requires_grad_(True)
-    pixels = {s: read_pixels(world, ids[s], config.image_size) for s in ids}
+    model.to(device)
+    pixels = {s: read_pixels(world, ids[s], config.image_size).to(device) for s in ids}
 
     def tokens_of(image_ids: list[str]) -> tuple[Tensor, Tensor]:
-        return tokenize(tokenizer, describe(image_ids), config.max_caption_tokens)
+        input_ids, mask = tokenize(tokenizer, describe(image_ids), config.max_caption_tokens)
+        return input_ids.to(device), mask.to(device)
 
     losses = _optimise(model, pixels["train"], ids["train"], tokens_of, settings)
     record = {
@@ -137,8 +205,9 @@ def pretrain(
         "loss_last_epoch": losses[-1],
         "val_images": len(ids["val"]),
         "val_top1": top1(model, pixels["val"], tokens_of(ids["val"])),
+        "trained_on": device.type,
     }
-    return model, tokenizer, record
+    return model.cpu(), tokenizer, record
 
 
 def _optimise(model, pixels, image_ids, tokens_of, settings) -> list[float]:
@@ -154,7 +223,9 @@ def _optimise(model, pixels, image_ids, tokens_of, settings) -> list[float]:
         batches = [b for b in batches if len(b) == settings["batch_size"]]
         epoch = []
         for batch in batches:
-            loss = contrastive_loss(model, pixels[batch], tokens_of([image_ids[i] for i in batch]))
+            tokens = tokens_of([image_ids[i] for i in batch])
+            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
+                loss = contrastive_loss(model, pixels[batch.to(pixels.device)], tokens)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -176,21 +247,30 @@ def write(folder: Path, model: QuReModel, tokenizer: PreTrainedTokenizerFast, re
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "mini_stage1"
-    parser.add_argument("folder", type=Path, nargs="?", default=default, help="of the checkpoint")
-    parser.add_argument("--world", type=Path, default=Path("data/synthfashion-stage1"))
-    parser.add_argument("--size", default="mini", choices=sorted(synthfashion.SIZES))
-    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
-    options = parser.parse_args()
-    settings = SETTINGS | {"epochs": options.epochs}
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("folder", type=Path, nargs="?", help="of the checkpoint")
+    result.add_argument("--model", default="mini", choices=MODELS)
+    result.add_argument("--world", type=Path, help="folder of the world, drawn where it is missing")
+    result.add_argument("--size", choices=sorted(synthfashion.SIZES), help="of the world")
+    result.add_argument("--epochs", type=int)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    given = {n: getattr(options, n) for n in ("world", "size", "folder") if getattr(options, n)}
+    recipe = replace(MODELS[options.model], **given)
+    if options.epochs is not None:
+        recipe = replace(recipe, settings=recipe.settings | {"epochs": options.epochs})
     started = time.perf_counter()
-    model, tokenizer, record = pretrain(options.world, options.size, settings)
-    record |= {"settings": settings, "model": asdict(model.config), "world_seed": WORLD_SEED}
-    record |= {"world_size": options.size, "seconds": round(time.perf_counter() - started)}
-    write(options.folder, model, tokenizer, record)
-    print(f"{options.folder}: {record}")
+    model, tokenizer, record = pretrain(recipe)
+    record |= {"settings": recipe.settings, "model": asdict(model.config)}
+    record |= {"world_seed": WORLD_SEED, "world_size": recipe.size}
+    record |= {"seconds": round(time.perf_counter() - started)}
+    write(recipe.folder, model, tokenizer, record)
+    print(f"{recipe.folder}: {record}")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,10 @@ SIZES = {  # images in each category
     "mini": {"train": 1200, "val": 600},
     "unseen": {"train": 40, "val": 600},  # for a world that is ranked and not trained on
     "tried": {"train": 1200, "val": 40},  # for a world that is only measured (worlds.py)
+    "large_stage1": {"train": 3000, "val": 300},  # for the large model's stage 1 (pretrain.py)
+    "large": {"train": 3000, "val": 750},  # 2,400 and 600 queries a category, for a GPU
 }
-ANNOTATORS = {"smoke": 10, "mini": 61, "unseen": 10, "tried": 10}
+ANNOTATORS = {"smoke": 10, "mini": 61, "unseen": 10, "tried": 10, "large_stage1": 10, "large": 10}
 
 
 def make_annotations(size: str, seed: int, world: World = WORLDS["default"]) -> dict[str, object]:

@@ -32,7 +32,8 @@ ROOT = run.HERE.parent
 # order of magnitude.
 SUSTAINED = 2e13  # operations a second
 CAPTION_TOKENS = 16
-RUNS = 4  # trained by notebook 04; 02 and 03 open the same
+TRAINED = "the released rule, the preference curve, uniform negatives, in-batch contrast"
+RUNS = 4  # those, trained by notebooks 02 and 03 and opened by 04
 RANKED = RUNS + 1  # models that are ranked on CIRCO: the runs, and the starting model
 GPU_MEMORY = 24  # GB that the profiles are made for
 GB, HOUR = 1e9, 3600
@@ -147,7 +148,7 @@ def judgement_lines(places: dict[str, Path]) -> Iterator[PlanLine]:
         load_set_scores(ROOT / scores, len(judged))
         yield PlanLine("hpfiq: scores", f"in {scores}")
     except ValueError as error:
-        runs = sorted((ROOT / "runs").glob("between_drops-*/last"), key=os.path.getmtime)
+        runs = sorted((ROOT / "runs").glob("cosine-*/last"), key=os.path.getmtime)
         model = os.path.relpath(runs[-1], ROOT) if runs else ""
         score = f"{PYTHON} -m qure_lib.evaluation hp-fashioniq --checkpoint {model} --root "
         score += f"{places['data_root']} --annotations {folder} --set-scores {scores}"
@@ -180,6 +181,7 @@ def costs(profile: str, places: dict[str, Path]) -> Iterator[PlanLine]:
     if "checkpoint" in places:
         # last and best, the checkpoint with two moments of the optimizer, and the definitions
         kept = RUNS * 4 * (frozen + (2 + 3 + train.n_def) * trained)
+        yield PlanLine("trained", f"{RUNS} runs: {TRAINED}")
         what = f"{RUNS} runs, each with two models and one frozen tower"
         yield PlanLine("disk: runs", f"{kept / GB:.0f} GB: {what}")
         memory = 4 * frozen + 16 * trained + activations(config, train.batch_size)

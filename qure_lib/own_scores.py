@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from qure_lib.method.drops import check_curve
 from qure_lib.method.mining import choose
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import SORTING_BYTES_PER_SCORE, SORTING_CHUNK_BYTES
+
+ARRAYS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1")  # types that a file may hold
 
 
 def hard_negatives(
@@ -82,14 +85,33 @@ def hard_negatives(
     return sets, MiningReport.from_moments(config, pd.concat(frames), moments)
 
 
+def open_array(path: Path) -> np.ndarray:
+    """Memory-map a file of scores or target positions.
+
+    Raises:
+        ValueError: missing, damaged, or not one array of numbers; the message names the file.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype not in ARRAYS or not array.ndim:
+            raise ValueError(f"of type {getattr(array, 'dtype', 'archive')}")
+    except (OSError, ValueError, EOFError) as error:
+        remedy = "write it with np.save, as float32 or int64"
+        raise ValueError(f"{path} holds no array of numbers ({error}); {remedy}") from error
+    return array
+
+
 def _half(scores: Tensor) -> bool:
     return scores.dtype in (torch.float16, torch.bfloat16)
 
 
 def chunks(
-    scores: np.ndarray | Tensor, targets: np.ndarray | Tensor
+    scores: np.ndarray | Tensor, targets: np.ndarray | Tensor, queries: np.ndarray | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(q, N) scores and (q,) target positions, a copied chunk of queries at a time.
+
+    Args:
+        queries: which rows to take, in this order; None takes all.
 
     Raises:
         ValueError: see `hard_negatives`.
@@ -109,22 +131,24 @@ def chunks(
             f"query {query}: its target {int(positions[query])} is not one of {shape[1]} images"
         )
     step = max(SORTING_CHUNK_BYTES // (shape[1] * SORTING_BYTES_PER_SCORE), 1)
-    for first in range(0, shape[0], step):
-        rows = scores[first : first + step]
-        part = rows.clone() if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows))
+    taken = np.arange(shape[0]) if queries is None else queries
+    for first in range(0, len(taken), step):
+        numbers = taken[first : first + step]
+        rows = scores[numbers]
+        part = rows if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows))
         part = part if part.is_floating_point() else part.double()
-        chosen = positions[first : first + step].to(part.device, torch.int64)
-        _check_scores(part, chosen, first)
+        chosen = positions[numbers].to(part.device, torch.int64)
+        _check_scores(part, chosen, numbers)
         yield part, chosen
 
 
-def _check_scores(scores: Tensor, targets: Tensor, first: int) -> None:
+def _check_scores(scores: Tensor, targets: Tensor, queries: np.ndarray) -> None:
     if (wrong := scores.isnan() | (scores == torch.inf)).any():
         query, image = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"query {first + query}, image {image}: the score is {scores[query, image]}; only "
+            f"query {queries[query]}, image {image}: the score is {scores[query, image]}; only "
             "finite scores can be ranked (-inf leaves an image out)"
         )
     if (out := scores.gather(1, targets[:, None])[:, 0] == -torch.inf).any():
         query = int(out.nonzero()[0])
-        raise ValueError(f"query {first + query}: its target scores -inf, which leaves it out")
+        raise ValueError(f"query {queries[query]}: its target scores -inf, which leaves it out")

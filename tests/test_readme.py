@@ -6,6 +6,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from analysis import ablations
+from grids import NEGATIVES
 from shared import TINY
 
 from qure_lib.method import encoders, losses, strategies
@@ -77,18 +79,34 @@ def test_the_encoder_encodes(example, monkeypatch):
     assert model.encode_image(features).shape == (2, 3, 16)
 
 
-def test_the_rates_found_are_those_of_the_shipped_grid(root):
-    runs = pd.read_csv(root / "reports" / "shipped" / "study" / "synthfashion-mini" / "runs.csv")
-    found = runs.groupby("variant").val_r10.mean()
-    assert runs.groupby("variant").seed.nunique().min() == 5
+def test_the_finding_is_that_of_the_shipped_study(root):
+    folder = root / "reports" / "shipped" / "study" / "negatives" / "synthfashion-mini"
+    rows = ablations.load_rows(NEGATIVES, folder)
+    found = rows.runs.groupby("variant").val_r10.mean()
     readme = " ".join((root / "README.md").read_text().split())
     said = re.search(
-        r"uniform negatives reach ([\d.]+) %, the published rule ([\d.]+) %, the same rule kept to "
-        r"the 100 ranks after the target ([\d.]+) %, in-batch contrast ([\d.]+) %",
+        r"Recall@10 ends at ([\d.]+) %, below uniform negatives' ([\d.]+) %.* and it ends at "
+        r"([\d.]+) %\. But as many images right after the target do as well \(([\d.]+) %\), and "
+        r"so does another query's window \(([\d.]+) %\): \*\*it is near.* ends at ([\d.]+) %\.",
         readme,
     )
-    variants = "all_corpus", "between_drops", "window_100", "info_nce"
+    variants = ["cosine", "uniform", "preference", "same_sizes", "moved", "in_batch"]
     assert list(said.groups()) == [f"{found[v]:.1f}" for v in variants]
+    assert rows.runs[rows.runs.variant.isin(variants)].groupby("variant").seed.nunique().eq(5).all()
+    moved = ablations.measure_interval(rows.hits, "preference", less="moved")
+    answer = ablations.judge_repair(ablations.compare_primary(rows), moved)
+    assert answer.startswith("Nearness to the target repairs it")
+    mined = rows.definitions[rows.definitions.variant == "cosine"]
+    assert mined.window_start_fraction.min() > 0.98  # "at the very end of the ranking"
+    first = mined[mined.epoch == mined.epoch.min()]
+    rank = 100 * (first.target_rank_median / first.corpus_size).mean()
+    assert f"median target ranks at {rank:.1f} % of its corpus" in readme
+
+
+def test_the_rule_is_applied_to_scores_of_ones_own(example, capsys):
+    names = run(example("What would the rule choose on your scores?"))
+    assert len(names["sets"]) == 100 and len(names["sets"][0])
+    assert "between_drops: sets of" in capsys.readouterr().out
 
 
 def test_the_speeds_said_are_those_of_the_shipped_benchmarks(root):

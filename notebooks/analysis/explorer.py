@@ -15,12 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analysis.hard_negatives import zone_ranks
+from analysis.hard_negatives import measured_curve, zone_ranks
 from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.loading import SPLITS
-from qure_lib.features.retriever import Embedder
+from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig
-from qure_lib.method.drops import RULES
+from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import Ranking, rank_corpus
 from qure_lib.reporting import method_figures
@@ -39,11 +39,11 @@ class ExplorerData:
     """A data set to explore, and the models to see it by.
 
     data: queries by split and category, with graded relevance where it is known.
-    definitions: name -> the model with the weights of that definition.
+    definitions: name -> the model with the weights of that definition, and so its temperature.
     """
 
     data: TrainingData
-    definitions: Mapping[str, Embedder]
+    definitions: Mapping[str, Retriever]
 
 
 class RelevanceExplorer(ipw.VBox):
@@ -66,6 +66,7 @@ class RelevanceExplorer(ipw.VBox):
         self.query = ipw.Select(rows=5, description="query")
         names = ("random", "smoothest curve", "most bottom-heavy")
         self.random, self.smoothest, self.lowest = (ipw.Button(description=n) for n in names)
+        self.curve = ipw.Dropdown(options=CURVES, description="drops in")
         self.rule = ipw.Dropdown(options=RULES, description="drop rule")
         self.threshold = ipw.IntSlider(1, 0, 20, description="consecutive_threshold")
         windows = [*((f"{n:,} ranks", n) for n in WINDOWS), ("all ranks", 0)]
@@ -95,7 +96,8 @@ class RelevanceExplorer(ipw.VBox):
             ipw.HBox([self.world, self.category, self.split]),
             ipw.HBox([self.definition, self.overlay]),
             ipw.HBox([choice, self.triplet]),
-            ipw.HBox([self.rule, self.threshold, self.search_window]),
+            ipw.HBox([self.curve, self.rule]),
+            ipw.HBox([self.threshold, self.search_window]),
             *(curve, self.zoom, self.strips),
         ]
 
@@ -106,7 +108,7 @@ class RelevanceExplorer(ipw.VBox):
             control.observe(lambda _: self._list_queries(), "value")
         for control in (self.query, self.definition, self.overlay):
             control.observe(lambda _: self._show_query(), "value")
-        for control in (self.rule, self.threshold, self.search_window, self.zoom):
+        for control in (self.curve, self.rule, self.threshold, self.search_window, self.zoom):
             control.observe(lambda _: self._show_window(), "value")
         find, mine, first = self._find, lambda: self._mine(self._find()), self._list_queries
         self.random.on_click(lambda _: first(self._generator.choice(find())))
@@ -161,18 +163,30 @@ class RelevanceExplorer(ipw.VBox):
         ((_, ranking),) = rank_corpus(queries[[q]], images)
         return ranking, int(ranking.ranks_of(targets[[q]]))
 
+    @property
+    def _temperature(self) -> float:
+        """That of the shown definition's model."""
+        model = self.worlds[self.world.value].definitions[self.definition.value].model
+        return model.temperature.item()
+
     def _mine(self, rows: list[int]) -> pd.DataFrame:
         """The mining report on these queries, by the chosen rule."""
         where = self.world.value, self.split.value, self.category.value
         queries, images, targets = self._embed(self.definition.value, *where)
-        config = MiningConfig(
-            drop_rule=self.rule.value,
-            consecutive_threshold=self.threshold.value,
-            search_window=self.search_window.value or None,
-        )
+        config = self._config(self._temperature)
         relevance = None if self.relevance is None else self.relevance[rows]
         _, report = mine_hard_negatives(queries[rows], images, targets[rows], config, relevance)
         return report.per_query.set_axis(rows)
+
+    def _config(self, temperature: float) -> MiningConfig:
+        """The chosen rule, on the chosen curve."""
+        return MiningConfig(
+            drop_rule=self.rule.value,
+            consecutive_threshold=self.threshold.value,
+            search_window=self.search_window.value or None,
+            curve=self.curve.value,
+            temperature=temperature,
+        )
 
     def _show_query(self) -> None:
         """Rank the corpus for the chosen query by the chosen definitions, and show all of it."""
@@ -221,13 +235,16 @@ class RelevanceExplorer(ipw.VBox):
         """The ranks zoomed in on, as a PNG."""
         figure = Figure(SIZE, dpi=PIXELS * 100, layout="none")
         ax = figure.add_axes((LEFT, BOTTOM, WIDTH, HEIGHT))
-        curves = [self._ranking.scores[0].cpu().numpy()]
+        curves = [self._measured(self._ranking, self._target_rank, self._temperature)]
         if self._overlaid is not None:
             ranking, rank = self._overlaid
-            curves.append(ranking.scores[0].cpu().numpy())
+            model = self.worlds[self.world.value].definitions[self.overlay.value].model
+            curves.append(self._measured(ranking, rank, model.temperature.item()))
             label = f"{self.overlay.value} (target at rank {rank})"
             ax.plot(curves[1], "*--", color="0.6", markevery=[rank], markersize=8, label=label)
         method_figures.plot_relevance_curve(ax, curves[0], self._target_rank, drops)
+        if self.curve.value == "preference":
+            ax.set_ylabel("1 - P(target preferred)")
         low, high = self.zoom.value
         bottom, top = min(c[high] for c in curves), max(c[low] for c in curves)
         margin = 0.05 * (top - bottom) + 1e-6
@@ -235,6 +252,11 @@ class RelevanceExplorer(ipw.VBox):
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
         return stream.getvalue()
+
+    def _measured(self, ranking: Ranking, target_rank: int, temperature: float) -> np.ndarray:
+        """(N,) what the drops are measured in, by rank: cosines, or 1 - P."""
+        scores = ranking.scores[0].cpu().numpy()
+        return measured_curve(scores, target_rank, self._config(temperature))
 
     def _hover_columns(self) -> Iterator[str]:
         """What the mouse finds over the curve: a column a rank, each with a card."""

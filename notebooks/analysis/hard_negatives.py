@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, PercentFormatter
+from scipy.special import expit
 from torch import Tensor
 
 from qure_lib.datasets.queries import QuerySet, Triplet
 from qure_lib.features.retriever import Embedder, Retriever
-from qure_lib.method.config import TrainConfig
-from qure_lib.method.drops import RULES
+from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import rank_corpus
 from qure_lib.reporting import figures, method_figures
@@ -31,6 +33,7 @@ class RankedQuery:
     queries, number: a query set, and which of its queries this is.
     scores, order: (N,) relevance scores, best first, and the corpus position at each rank.
     drops: ranks just before each drop; (-1, -1) without a pair.
+    config: how its window was found: the curve, and its temperature.
     """
 
     queries: QuerySet
@@ -39,10 +42,24 @@ class RankedQuery:
     order: np.ndarray
     target_rank: int
     drops: tuple[int, int]
+    config: MiningConfig = MiningConfig()
+
+    @property
+    def curve(self) -> np.ndarray:
+        """(N,) what the drops are measured in: cosines, or 1 - P with the target's P = 0.5."""
+        return measured_curve(self.scores, self.target_rank, self.config)
 
     @property
     def triplet(self) -> Triplet:
         return self.queries.triplets[self.number]
+
+
+def measured_curve(scores: np.ndarray, target_rank: int, config: MiningConfig) -> np.ndarray:
+    """(N,) scores by rank -> what their drops are measured in: the same, or 1 - P."""
+    if config.curve == "cosine":
+        return scores
+    margins = scores[target_rank].astype("float64") - scores
+    return expit(-margins / config.temperature)
 
 
 def rank_query(
@@ -57,7 +74,7 @@ def rank_query(
     drops = (-1, -1)
     if found.set_size > 0:
         drops = int(found.window_start) - 1, int(found.window_end)
-    return RankedQuery(queries, number, scores, order, int(found.target_rank), drops)
+    return RankedQuery(queries, number, scores, order, int(found.target_rank), drops, report.config)
 
 
 def mine(retriever: Retriever, data: TrainingData, config: TrainConfig) -> dict[str, MiningReport]:
@@ -85,9 +102,10 @@ def median_query(values: pd.Series) -> int:
 
 def plot_query_curve(ax: Axes, shown: RankedQuery) -> Axes:
     """Draw a query's relevance-score curve with its target and window, without a legend."""
-    method_figures.plot_relevance_curve(ax, shown.scores, shown.target_rank, shown.drops)
+    near = shown.config.curve == "preference"
+    method_figures.plot_relevance_curve(ax, shown.curve, shown.target_rank, shown.drops, log_x=near)
     ax.get_legend().remove()
-    ax.set_ylabel("Score (cosine)")
+    ax.set_ylabel("1 - P" if near else "Score (cosine)")
     return ax
 
 
@@ -105,35 +123,13 @@ def curve_points(stages: Mapping[str, RankedQuery]) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def plot_before_and_after(axes: Sequence[Axes], stages: Mapping[str, RankedQuery]) -> None:
-    """Draw a query's curve at two stages, and the second one again around its window.
-
-    Args:
-        axes: three, in that order.
-        stages: name -> the query as ranked then; two.
-    """
-    (before, first), (after, second) = stages.items()
-    for ax, stage, shown in zip(axes, (before, after, after), (first, second, second), strict=True):
-        plot_query_curve(ax, shown).set_title(f"{shown.queries.name}, {stage}")
-    zoom_to_window(axes[2], second.scores, second.drops)
-
-
-def zoom_to_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int], margin: int = 20) -> Axes:
-    """Show a relevance curve around its window, and say so in the title.
-
-    Args:
-        ax: where `plot_relevance_curve` drew.
-        scores: (N,) relevance scores, best first.
-        drops: ranks just before each drop; (-1, -1) leaves the axes as they are.
-        margin: ranks to either side.
-    """
-    first, second = drops
-    if first >= 0:
-        start, stop = max(first - margin, 0), min(second + margin, len(scores) - 1)
-        pad = 0.05 * (scores[start] - scores[stop])
-        ax.set(xlim=(start, stop + 0.5), ylim=(scores[stop] - pad, scores[start] + pad))
-        ax.set_title(f"around its {second - first} hard negatives")
-    return ax
+def plot_query_curves(axes: Sequence[Axes], stages: Mapping[str, RankedQuery]) -> None:
+    """Draw a query's curve at each stage ("after warm-up, cosine"), with the size of its window."""
+    for ax, (stage, shown) in zip(axes, stages.items(), strict=True):
+        when, _, curve = stage.rpartition(", ")
+        count = shown.drops[1] - shown.drops[0]
+        title = f"{shown.queries.name}, {when}\n{curve}: {count} in the set"
+        plot_query_curve(ax, shown).set_title(title)
 
 
 def zone_ranks(
@@ -247,25 +243,26 @@ def gaps_by_fifth(mined: Mined) -> pd.DataFrame:
 def compare_rules(
     retriever: Retriever, data: TrainingData, config: TrainConfig, near: int
 ) -> pd.DataFrame:
-    """Mine by each drop rule, over the whole ranking and in the `near` ranks after the target.
+    """Mine on each curve by each rule, over the whole ranking and `near` ranks after the target.
 
     Returns:
-        One row a rule and search window, means over the categories: rule, "drops sought in",
-        size, place and score margin of the windows, and the relevance inside where it is known.
+        One row a curve, rule and search window, means over the categories: "drops in", rule,
+        "drops sought in", size, place and margin of the windows, and the relevance inside where it
+        is known.
     """
     rows = []
-    for rule in RULES:
-        for window in (None, near):
-            mining = replace(config.mining, drop_rule=rule, search_window=window)
-            where = "whole ranking" if window is None else f"{window} ranks after the target"
-            about = {"rule": rule, "drops sought in": where}
-            mined = mine(retriever, data, replace(config, mining=mining))
-            rows += [about | report.summary() for report in mined.values()]
+    for curve, rule, window in product(CURVES, RULES, (None, near)):
+        mining = replace(config.mining, curve=curve, drop_rule=rule, search_window=window)
+        where = "whole ranking" if window is None else f"{window} ranks after the target"
+        about = {"drops in": curve, "rule": rule, "drops sought in": where}
+        mined = mine(retriever, data, replace(config, mining=mining))
+        rows += [about | report.summary() for report in mined.values()]
     columns = ["set_size_median", "window_start_fraction", "share_no_pair", "share_bottom_half"]
-    columns += ["score_margin", "relevance_inside", "false_negative_share"]
+    columns += ["margin_over_temperature", "relevance_inside", "false_negative_share"]
     frame = pd.DataFrame(rows)
     known = [column for column in columns if column in frame]
-    return frame.groupby(["rule", "drops sought in"], sort=False)[known].mean().reset_index()
+    by = ["drops in", "rule", "drops sought in"]
+    return frame.groupby(by, sort=False)[known].mean().reset_index()
 
 
 def relevance_by_zone(mining: pd.DataFrame, relevance: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Notebook 02: how high a warm-up brings the targets, and what a definition then finds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -140,20 +140,3 @@ def plot_bottom_half(ax: Axes, shares: pd.DataFrame) -> Axes:
     ax.set(ylim=(-2, 102), xlabel="Target rank (% of the corpus)")
     ax.set_ylabel("Windows that begin\nin the bottom half (%)")
     return ax
-
-
-def recall_by_variant(epochs: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
-    """Val Recall@10 of a study's variants over the epochs, as `plot_bands` draws it.
-
-    Args:
-        epochs: columns variant, seed, epoch, val_r10 (%).
-        variants: which, in the order of the lines.
-
-    Returns:
-        Columns label (the variant), epoch, mean, low, high (lowest and highest seed).
-    """
-    groups = epochs[epochs.variant.isin(variants)].groupby(["variant", "epoch"]).val_r10
-    frame = groups.agg(["mean", "min", "max"]).reset_index()
-    frame = frame.set_axis(["label", "epoch", "mean", "low", "high"], axis=1)
-    order = list(variants)
-    return frame.sort_values("label", key=lambda label: label.map(order.index), kind="stable")

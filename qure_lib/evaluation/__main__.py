@@ -104,7 +104,7 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
     split = command.test_split if args.test_files else "val"
     data = command.load(args.annotations or args.root, split, bool(args.checkpoint), args)
     if not args.submission:
-        embedder = _open_embedder(command, command.query_sets(data), args)
+        embedder = open_embedder(command, command.query_sets(data), args)
         data = command.prepare(data, embedder)
     query_sets = command.query_sets(data)
     n = sum(map(len, query_sets))
@@ -125,7 +125,7 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
     return about | _as_json(protocol.summarise(frame).set_index("words"))
 
 
-def _open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> Embedder:
+def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> Embedder:
     """The model or the saved embeddings that the arguments name, for these queries."""
     if args.embeddings:
         saved = SavedEmbeddings.open(args.embeddings)

@@ -105,6 +105,24 @@ def paired_bootstrap(
     return PairedDifference(estimate, *_percentiles(differences), len(a), n_clusters, p_value)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for being several (Holm 1979): the k-th smallest of m times m - k + 1.
+
+    Returns:
+        Corrected p-values in the given order, at most 1, none below that of a smaller one.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty_like(p)
+    corrected[order] = stepped.clip(max=1)
+    return corrected.tolist()
+
+
 def _check_values(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, dtype=float)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)

@@ -83,11 +83,18 @@ def choose(
         (M,) corpus positions of all sets in turn, the report's rows, and its moments.
     """
     ranking = rank_scores(scores)
+    members, described = take_sets(ranking, targets, config, relevance)
+    return ranking.order[members], described, sum_moments(ranking.without_infinity().scores)
+
+
+def take_sets(
+    ranking: Ranking, targets: Tensor, config: MiningConfig, relevance: Tensor | None = None
+) -> tuple[Members, pd.DataFrame]:
+    """The members of the sets of (q,) targets, and the report's rows; as `choose`, once ranked."""
     target_ranks = ranking.ranks_of(targets)
     members = _members(ranking, target_ranks, config)
     finite = ranking.without_infinity()
-    described = describe_queries(finite, target_ranks, members, relevance)
-    return ranking.order[members], described, sum_moments(finite.scores)
+    return members, describe_queries(finite, target_ranks, members, relevance)
 
 
 def _members(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Members:

@@ -12,26 +12,10 @@ from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .names import BLUE, find_look, plain_name
 from .reports import Reports
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
-BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, _, SKY = sns.color_palette("colorblind").as_hex()
-METHOD_COLOURS = {  # each method and category has one colour in every figure
-    "between_drops": BLUE,
-    "after_target_top_k": GREEN,
-    "top_k": ORANGE,
-    "all_corpus": GREY,
-    "info_nce": BROWN,
-    "dress": RED,
-    "shirt": SKY,
-    "toptee": PINK,
-    "between_drops_near": SKY,
-    "stage 1 alone": PINK,
-    "frozen encoder": "black",
-    "tops": RED,
-    "bottoms": SKY,
-    "outdoor": PINK,
-}
 LINES = ("-", "--", "-.", ":", (0, (6, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 _EIGHT_POINTS = ("font.size", "axes.labelsize", "axes.titlesize")
@@ -109,9 +93,8 @@ def plot_epochs(
     for epoch in definition_epochs:
         ax.axvline(epoch, color="0.75", linestyle=":", linewidth=0.8, zorder=0)
     for index, (run, rows) in enumerate(frame.groupby("run", sort=False)):
-        cue = {"linestyle": LINES[index % len(LINES)], "marker": MARKERS[index % len(MARKERS)]}
-        style = line_style(str(run), index) | cue | {"markersize": 2.5}
-        ax.plot(rows["epoch"], rows[column], **style, label=run)
+        style = line_style(str(run), index) | {"markersize": 2.5}
+        ax.plot(rows["epoch"], rows[column], **style, label=plain_name(run))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="Epoch")
     return ax
@@ -135,7 +118,7 @@ def plot_bands(
         style = line_style(str(label), index)
         if len(rows) > 60:
             style["marker"] = ""
-        ax.plot(rows[x], rows[line], **style, label=label)
+        ax.plot(rows[x], rows[line], **style, label=plain_name(label))
         ax.fill_between(rows[x], rows[low], rows[high], color=style["color"], alpha=0.2, lw=0)
     if x == "epoch":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -158,17 +141,22 @@ def plot_intervals(
     rows = np.arange(len(frame))
     if reference is not None:
         ax.axvline(reference, color="0.4", linestyle="--", linewidth=0.9, label=reference_label)
-    colours = [METHOD_COLOURS.get(str(label), BLUE) for label in frame["label"]]
+    looks = [find_look(str(label)) for label in frame["label"]]
+    colours = [look.colour if look else BLUE for look in looks]
+    marks = [look.marker if look else MARKERS[0] for look in looks]
     groups = frame["group"].to_numpy() if "group" in frame else np.full(len(frame), "")
     for index, group in enumerate(dict.fromkeys(groups)):
         mine = rows[groups == group]
         colour = f"C{index}" if group else [colours[row] for row in mine]
         ax.hlines(mine, frame["low"].iloc[mine], frame["high"].iloc[mine], colors=colour)
-        style = {"marker": MARKERS[index % len(MARKERS)], "label": group or None}
-        ax.scatter(frame["estimate"].iloc[mine], mine, s=14, zorder=3, c=colour, **style)
+        for row in mine:
+            style = {"color": colour if group else colours[row], "s": 14, "zorder": 3}
+            style["marker"] = MARKERS[index % len(MARKERS)] if group else marks[row]
+            named = group if group and row == mine[0] else None
+            ax.scatter(frame["estimate"].iloc[row], row, label=named, **style)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    ax.set_yticks(rows, [str(label) for label in frame["label"]])
+    ax.set_yticks(rows, [plain_name(label) for label in frame["label"]])
     ax.set(ylim=(len(frame) - 0.5, -0.5))
     ax.grid(axis="x", linewidth=0.4, color="0.9")
     return ax
@@ -177,18 +165,21 @@ def plot_intervals(
 def plot_shares(ax: Axes, frame: pd.DataFrame) -> Axes:
     """Draw the column share (%) over value, a line a label; the caller labels both axes."""
     for index, (label, rows) in enumerate(frame.groupby("label", sort=False)):
-        ax.plot(rows["value"], rows["share"], **line_style(str(label), index), label=label)
+        ax.plot(
+            rows["value"], rows["share"], **line_style(str(label), index), label=plain_name(label)
+        )
     ax.legend()
     return ax
 
 
 def line_style(label: str, index: int) -> dict[str, Any]:
-    """Give a label its colour (that of `index` if it has none), a line style and a marker."""
-    position = [*METHOD_COLOURS].index(label) if label in METHOD_COLOURS else index
+    """Give a label its colour, line and marker; those of `index` if it has none of its own."""
+    if look := find_look(label):
+        return {"color": look.colour, "linestyle": look.line, "marker": look.marker}
     return {
-        "color": METHOD_COLOURS.get(label, f"C{index}"),
-        "linestyle": LINES[position % len(LINES)],
-        "marker": MARKERS[position % len(MARKERS)],
+        "color": f"C{index}",
+        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[index % len(MARKERS)],
     }
 
 

@@ -107,8 +107,8 @@ def compare_with_published(
     """Put reproduced numbers beside published ones and judge each by one rule.
 
     "reproduced": the published number lies in the interval, at the published two decimals.
-    "differs": it does not. "in kind": another data set or protocol, so only the direction of a
-    claim can be judged. "not published": there is no such number.
+    "differs": it does not. "not comparable": another data set or protocol, so only the direction of
+    a claim can be judged. "not published": there is no such number.
 
     Args:
         summary: measure, estimate, low, high, n; a count has low = high = estimate. Other columns
@@ -122,7 +122,9 @@ def compare_with_published(
     known = pd.to_numeric(published.reindex(summary["measure"])).to_numpy()
     low, high = (summary[column].astype(float).round(2) for column in ("low", "high"))
     inside = np.where((low <= known) & (known <= high), "reproduced", "differs")
-    verdict = np.where(np.isnan(known), "not published", inside if same_protocol else "in kind")
+    verdict = np.where(
+        np.isnan(known), "not published", inside if same_protocol else "not comparable"
+    )
     compared = summary[["measure", "estimate", "low", "high", "n"]].assign(
         published=known,
         difference=summary["estimate"].to_numpy() - known if same_protocol else np.nan,

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 import torch
 
-from qure_lib.evaluation.statistics import bootstrap_ci, paired_bootstrap
+from qure_lib.evaluation.statistics import bootstrap_ci, holm, paired_bootstrap
 
 
 @pytest.fixture
@@ -211,3 +211,43 @@ def test_paired_test_refuses_a_mean_that_rests_on_one_cluster():
     for weights in (([1, 1, 0], [1, 1, 1]), ([1, 1, 1], [0, 0, 1])):
         with pytest.raises(ValueError, match="at least two clusters"):
             paired_bootstrap(values, values, weights, clusters)
+
+
+# --- holm -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.03], [0.03]),
+        ([0.01, 0.02, 0.03, 0.04], [0.04, 0.06, 0.06, 0.06]),  # x 4, x 3, x 2, x 1
+        ([0.04, 0.01, 0.03], [0.06, 0.03, 0.06]),  # in the order given
+        ([0.02, 0.02, 0.5], [0.06, 0.06, 0.5]),  # equal ones stay equal
+        ([0.4, 0.9, 0.3], [0.9, 0.9, 0.9]),  # 0.3 x 3 is above 0.4 x 2
+        ([0.6, 0.7], [1.0, 1.0]),  # 1.2, at most 1
+        ([0.0, 1.0], [0.0, 1.0]),
+    ],
+)
+def test_holm_on_cases_worked_by_hand(p_values, corrected):
+    assert holm(p_values) == pytest.approx(corrected, abs=1e-12)
+
+
+def test_holm_rejects_what_the_step_down_procedure_rejects(generator):
+    for _ in range(200):
+        p_values = generator.beta(0.3, 2, size=5)
+        rejected = set()
+        for step, place in enumerate(np.argsort(p_values)):  # stops at the first that is kept
+            if p_values[place] > 0.05 / (5 - step):
+                break
+            rejected.add(int(place))
+        assert {place for place, p in enumerate(holm(p_values)) if p <= 0.05} == rejected
+
+
+def test_holm_does_not_depend_on_the_order_and_lowers_nothing(generator):
+    p_values = generator.random(7) / 4
+    order = generator.permutation(7)
+    corrected = np.array(holm(p_values))
+    assert holm(p_values[order]) == corrected[order].tolist()
+    assert (corrected >= p_values).all() and corrected.max() <= 1
+    assert (np.diff(corrected[np.argsort(p_values)]) >= 0).all()

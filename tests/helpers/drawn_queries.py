@@ -1,6 +1,7 @@
 """Query sets, embeddings and an explorer over them, drawn at random: no data set and no model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from zlib import crc32
 
 import torch
@@ -18,6 +19,7 @@ class DrawnEmbedder:
     """Stands in for a Retriever: embeddings depend on the stage and the query set alone."""
 
     device = torch.device("cpu")
+    model = SimpleNamespace(temperature=torch.tensor(0.07))
 
     def __init__(self, stage: str, tokens: int = 4, width: int = 16) -> None:
         self.stage, self.tokens, self.width, self.embedded = stage, tokens, width, []

@@ -1,6 +1,7 @@
 """analysis.explorer: what the controls show is what ranking and mining say."""
 
 import re
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,15 +15,27 @@ from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.reporting import method_figures
 
+TEMPERATURES = {"before warm-up": 0.07, "epoch 5": 0.5, "epoch 9": 0.03}
+
+
+@pytest.fixture(autouse=True)
+def learned(monkeypatch):
+    """Give each drawn model a temperature of its own."""
+
+    def model(embedder):
+        return SimpleNamespace(temperature=torch.tensor(TEMPERATURES[embedder.stage]))
+
+    monkeypatch.setattr(DrawnEmbedder, "model", property(model), raising=False)
+
 
 @pytest.fixture
 def explorer(tmp_path):
     return draw_explorer(tmp_path, 60)
 
 
-def mined(explorer, config=MiningConfig()):  # noqa: B008 (frozen)
-    """What mining says of all dress queries before warm-up."""
-    embedder, data = DrawnEmbedder("before warm-up"), explorer.worlds["here"].data
+def mined(explorer, config=MiningConfig(), stage="before warm-up"):  # noqa: B008 (frozen)
+    """What mining says of all dress queries, by the model of a definition."""
+    embedder, data = DrawnEmbedder(stage), explorer.worlds["here"].data
     queries, relevance = data.train["dress"], data.relevance["dress"]
     embedded = embedder.embed_queries(queries), embedder.embed_corpus(queries.corpus)
     _, report = mine_hard_negatives(*embedded, queries.target_positions, config, relevance)
@@ -38,6 +51,21 @@ def shown_ranks(explorer, zone: str) -> list[int]:
 def test_the_images_are_those_of_the_mined_window(explorer, rule, search_window):
     explorer.rule.value, explorer.search_window.value = rule, search_window or 0
     expected = mined(explorer, MiningConfig(drop_rule=rule, search_window=search_window))
+    assert_windows_are_shown(explorer, expected)
+
+
+@pytest.mark.parametrize("stage", ["before warm-up", "epoch 5"])
+def test_the_preference_curve_has_the_temperature_of_the_shown_definition(explorer, stage):
+    explorer.curve.value, explorer.definition.value = "preference", stage
+    config = MiningConfig(curve="preference", temperature=TEMPERATURES[stage])
+    expected = mined(explorer, config, stage)
+    released = mined(explorer, MiningConfig(), stage)
+    assert not expected.window_start.equals(released.window_start)
+    assert_windows_are_shown(explorer, expected)
+
+
+def assert_windows_are_shown(explorer, expected):
+    """The strips hold, of each dress query, the images of its mined window."""
     for q, row in enumerate(expected.itertuples()):
         explorer.query.value = ("here", "train", "dress", q)
         assert f"rank {row.target_rank}<" in explorer.triplet.value
@@ -53,6 +81,7 @@ def test_the_images_are_those_of_the_mined_window(explorer, rule, search_window)
 @pytest.mark.parametrize(
     ("control", "value"),
     [
+        ("curve", "preference"),
         ("rule", "largest"),
         ("search_window", 5),
         ("threshold", 20),
@@ -69,6 +98,31 @@ def test_every_control_changes_the_picture(explorer, control, value):
     assert before.startswith(b"\x89PNG")
     getattr(explorer, control).value = value
     assert bytes(explorer.picture.value) != before
+
+
+def test_either_definition_is_drawn_in_the_preference_by_its_own_temperature(explorer, monkeypatch):
+    drawn = []
+    plain = method_figures.plot_relevance_curve
+
+    def plot(ax, *args, **options):
+        drawn.append(ax)
+        return plain(ax, *args, **options)
+
+    monkeypatch.setattr(method_figures, "plot_relevance_curve", plot)
+    explorer.overlay.value = "epoch 5"
+    explorer.curve.value = "preference"
+    cosines, ax = drawn
+    assert cosines.get_ylabel() == "Relevance score (cosine)"
+    assert ax.get_ylabel() == "1 - P(target preferred)"
+    curves = [line.get_ydata() for line in ax.get_lines() if len(line.get_ydata()) == 60]
+    queries, (bottom, top) = explorer.queries, ax.get_ylim()
+    for curve, stage in zip(curves, ("epoch 5", "before warm-up"), strict=True):
+        model = DrawnEmbedder(stage)
+        scores = model.embed_queries(queries)[:1] @ model.embed_corpus(queries.corpus).mT
+        scores = scores.amax(dim=-1).flatten().double()
+        expected = torch.sigmoid((scores - scores[0]) / TEMPERATURES[stage])  # image 0: the target
+        np.testing.assert_allclose(curve, expected.sort(descending=True).values, atol=1e-5)
+        assert bottom < curve.min() <= curve.max() < top
 
 
 def test_the_threshold_is_for_the_release_rule_alone(explorer):

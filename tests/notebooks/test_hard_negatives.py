@@ -1,5 +1,8 @@
 """analysis.hard_negatives: single queries, windows and rules, and what the plots draw."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,10 +14,13 @@ from drawn_queries import QUERIES, DrawnEmbedder, draw_query_set
 
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.mining_report import MiningReport
-from qure_lib.reporting import figures, method_figures
+from qure_lib.reporting import figures
+from qure_lib.reporting.names import find_look
 from qure_lib.train.loop import define_hard_negatives
 from qure_lib.train.training_data import TrainingData
 
+TAU = 0.1
+PREFERENCE = TrainConfig(mining=MiningConfig(curve="preference"))
 BANDS = pd.DataFrame(
     {
         "epoch": [5, 10] * 2,
@@ -23,6 +29,12 @@ BANDS = pd.DataFrame(
         "window_end_fraction": [0.3, 0.95, 0.2, 0.85],
     }
 )
+
+
+class DrawnModel(DrawnEmbedder):
+    """With a temperature, which mining asks for."""
+
+    model = SimpleNamespace(temperature=torch.tensor(TAU))
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +53,7 @@ def data(tmp_path) -> TrainingData:
 
 @pytest.fixture
 def mined(data) -> dict[str, MiningReport]:
-    return hard_negatives.mine(DrawnEmbedder("start"), data, TrainConfig())
+    return hard_negatives.mine(DrawnModel("start"), data, TrainConfig())
 
 
 @pytest.fixture
@@ -49,12 +61,12 @@ def shown(data, mined) -> hard_negatives.RankedQuery:
     """The dress query with the median window."""
     sizes = mined["dress"].per_query.set_size
     number = hard_negatives.median_query(sizes[sizes > 0])
-    model = DrawnEmbedder("start")
+    model = DrawnModel("start")
     return hard_negatives.rank_query(model, data.train["dress"], number, mined["dress"])
 
 
 def test_one_query_is_ranked_as_one_would_by_hand(data, mined):
-    model, queries = DrawnEmbedder("start"), data.train["dress"]
+    model, queries = DrawnModel("start"), data.train["dress"]
     images = model.embed_corpus(queries.corpus).numpy()
     for number, row in enumerate(mined["dress"].per_query.itertuples()):
         scores = (images @ model.embed_queries(queries)[number].numpy()).max(axis=1)
@@ -82,32 +94,47 @@ def test_curves_list_every_rank_of_every_stage(shown):
     assert set(points["first_drop"]) == {shown.drops[0]} and set(points["category"]) == {"dress"}
 
 
-def test_a_query_is_drawn_at_two_stages_and_around_its_window(shown):
+def test_a_curve_is_the_cosine_or_how_probably_each_image_beats_the_target():
+    scores = np.array([0.9, 0.5, 0.5, 0.1], dtype="float32")
+    np.testing.assert_array_equal(hard_negatives.measured_curve(scores, 1, MiningConfig()), scores)
+    config = MiningConfig(curve="preference", temperature=0.2)
+    curve = hard_negatives.measured_curve(scores, 1, config)
+    np.testing.assert_allclose(curve, [1 / (1 + np.exp(-m / 0.2)) for m in (0.4, 0, 0, -0.4)])
+
+
+def test_a_query_s_curve_is_the_one_that_its_window_was_found_on(data, shown):
+    np.testing.assert_array_equal(shown.curve, shown.scores)
+    model = DrawnModel("start")
+    mined = hard_negatives.mine(model, data, PREFERENCE)["dress"]
+    ranked = hard_negatives.rank_query(model, data.train["dress"], shown.number, mined)
+    assert (ranked.config.curve, ranked.config.temperature) == ("preference", pytest.approx(TAU))
+    assert ranked.curve[ranked.target_rank] == 0.5 and (np.diff(ranked.curve) <= 0).all()
+    first, second = ranked.drops  # two large drops of this curve, below the target
+    below = -np.diff(ranked.curve)[ranked.target_rank + 1 :]
+    sizes = -np.diff(ranked.curve)[[first, second]]
+    assert ranked.target_rank < first and (sizes >= np.median(below)).all()
+
+
+def test_a_query_is_drawn_once_a_stage_with_the_size_of_its_window(shown):
+    config = MiningConfig(curve="preference", temperature=TAU)
+    stages = {
+        "early, cosine": shown,
+        "late, cosine": replace(shown, drops=(-1, -1)),
+        "late, preference": replace(shown, drops=(30, 33), config=config),
+    }
     _, axes = plt.subplots(1, 3)
-    hard_negatives.plot_before_and_after(axes, {"early": shown, "late": shown})
+    hard_negatives.plot_query_curves(axes, stages)
     size = shown.drops[1] - shown.drops[0]
-    titles = ["dress, early", "dress, late", f"around its {size} hard negatives"]
-    assert [ax.get_title() for ax in axes] == titles
-    assert all(ax.get_legend() is None and ax.get_ylabel() for ax in axes)
-
-
-def test_a_zoom_shows_the_window_and_its_neighbours():
-    scores = np.linspace(1, 0, 100)
-    _, ax = plt.subplots()
-    method_figures.plot_relevance_curve(ax, scores, 3, (50, 60))
-    hard_negatives.zoom_to_window(ax, scores, (50, 60), margin=5)
-    assert ax.get_xlim() == (45, 65.5)
-    bottom, top = ax.get_ylim()
-    assert bottom < scores[65] and scores[45] < top < scores[30]
-
-
-def test_without_a_window_there_is_no_zoom():
-    scores = np.linspace(1, 0, 100)
-    _, ax = plt.subplots()
-    method_figures.plot_relevance_curve(ax, scores, 3, (-1, -1))
-    before = ax.get_xlim(), ax.get_ylim()
-    hard_negatives.zoom_to_window(ax, scores, (-1, -1))
-    assert (ax.get_xlim(), ax.get_ylim()) == before and not ax.get_title()
+    titles = [f"early\ncosine: {size}", "late\ncosine: 0", "late\npreference: 3"]
+    assert [ax.get_title() for ax in axes] == [f"dress, {words} in the set" for words in titles]
+    assert [ax.get_ylabel() for ax in axes] == ["Score (cosine)", "Score (cosine)", "1 - P"]
+    assert [ax.get_xscale() for ax in axes] == ["linear", "linear", "symlog"]
+    for ax, drawn in zip(axes, stages.values(), strict=True):
+        np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), drawn.curve)
+        assert ax.get_legend() is None
+    assert [len(ax.patches) for ax in axes] == [1, 0, 1]  # the window
+    with pytest.raises(ValueError, match="zip"):
+        hard_negatives.plot_query_curves(axes[:2], stages)
 
 
 def test_images_come_from_their_zone_with_score_and_relevance(shown, data):
@@ -168,16 +195,28 @@ def test_gaps_of_all_fifths_add_up_to_the_whole_descent(mined):
 
 
 def test_each_rule_chooses_what_mining_by_it_chooses(data):
-    model, config = DrawnEmbedder("start"), TrainConfig()
-    table = hard_negatives.compare_rules(model, data, config, near=10)
-    assert table["rule"].tolist() == ["release", "release", "largest", "largest"]
-    wanted = TrainConfig(mining=MiningConfig(drop_rule="largest", search_window=10))
-    found = define_hard_negatives(model, data, wanted)
-    medians = [report.summary()["set_size_median"] for _, report in found.values()]
-    row = table.iloc[3]
-    assert row["drops sought in"] == "10 ranks after the target"
-    assert row["set_size_median"] == np.mean(medians)
-    assert "relevance_inside" in table
+    model = DrawnModel("start")
+    table = hard_negatives.compare_rules(model, data, TrainConfig(), near=10)
+    assert table["drops in"].tolist() == ["cosine"] * 4 + ["preference"] * 4
+    assert table["rule"].tolist() == ["release", "release", "largest", "largest"] * 2
+    places = ["whole ranking", "10 ranks after the target"]
+    assert table["drops sought in"].tolist() == places * 4
+    columns = ["set_size_median", "window_start_fraction", "share_no_pair"]
+    columns += ["margin_over_temperature", "relevance_inside"]
+    for row in table.to_dict("records"):
+        near = 10 if row["drops sought in"].startswith("10") else None
+        mining = MiningConfig(drop_rule=row["rule"], search_window=near, curve=row["drops in"])
+        found = define_hard_negatives(model, data, TrainConfig(mining=mining))
+        summaries = [report.summary() for _, report in found.values()]
+        for column in columns:
+            assert row[column] == pytest.approx(np.mean([s[column] for s in summaries])), column
+    assert len(table.drop_duplicates(columns)) == 8
+
+
+def test_rules_are_compared_without_relevance_where_it_is_not_known(data):
+    unknown = replace(data, relevance=dict.fromkeys(data.train))
+    table = hard_negatives.compare_rules(DrawnModel("start"), unknown, TrainConfig(), near=10)
+    assert "set_size_median" in table and "relevance_inside" not in table
 
 
 def test_relevance_by_zone_stands_beside_the_mean_of_the_corpus():
@@ -194,8 +233,8 @@ def test_a_category_keeps_its_colour():
     _, ax = plt.subplots()
     assert hard_negatives.plot_window_position(ax, BANDS) is ax
     colours = {line.get_label(): line.get_color() for line in ax.get_lines()}
-    assert colours["dress"] == figures.METHOD_COLOURS["dress"]
-    assert colours["shirt"] == figures.METHOD_COLOURS["shirt"]
+    for category in ("dress", "shirt"):
+        assert colours[category] == find_look(category).colour
 
 
 def test_the_top_of_the_ranking_is_drawn_at_the_top():
@@ -239,7 +278,7 @@ def test_a_category_keeps_its_colour_and_has_an_open_mark_at_the_median():
     assert plot_negative_set_size(ax, SIZES) is ax
     lines = {line.get_label(): line for line in ax.get_lines()}
     for category in ("dress", "shirt"):
-        assert lines[category].get_color() == figures.METHOD_COLOURS[category]
+        assert lines[category].get_color() == find_look(category).colour
     medians = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
     assert [line.get_ydata().tolist() for line in medians] == [[60, 9], [50, 7]]
     assert ax.get_yscale() == "log" and ax.get_xticks().tolist() == [5, 10]

@@ -1,11 +1,13 @@
 """The plan of a published-size profile: its counts, its cost model, and what it says is next."""
 
+import os
 import re
 import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import plan
 import pytest
@@ -160,16 +162,37 @@ def test_the_next_command_leads_on(planned, monkeypatch, tmp_path, smoke_world):
     assert planned("fashioniq", "--check", "--allow-missing") == (0, "")
 
 
-def test_scores_come_from_the_newest_run(planned, monkeypatch, tmp_path, smoke_world):
+@pytest.mark.parametrize("profile", PROTOCOLS)
+def test_the_plan_names_every_run_that_it_counts(profile, planned):
+    named = re.findall(r"^trained +(\d+) runs: (.*)$", planned(profile)[1], re.MULTILINE)
+    assert len(named) == ("checkpoint" in PLACES[profile])
+    assert all(int(count) == plan.RUNS == len(runs.split(", ")) for count, runs in named)
+
+
+def test_notebook_04_compares_as_many_runs_as_the_plan_counts(root):
+    notebook = nbformat.read(root / "notebooks" / "04_training.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    (configs,) = re.findall(r"^configs = \{\n(.*?)^\}", code, re.MULTILINE | re.DOTALL)
+    runs = re.findall(r'^    "(\w+)":', configs, re.MULTILINE)
+    assert runs == ["cosine", "preference", "uniform", "in_batch"] and len(runs) == plan.RUNS
+
+
+def test_scores_come_from_the_newest_run_of_the_released_rule(
+    planned, monkeypatch, tmp_path, smoke_world
+):
     monkeypatch.setenv("QURE_DATA", str(tmp_path / "data"))
     (tmp_path / "data" / "hpfiq").mkdir(parents=True)
     simulated = smoke_world / "hp_like" / "hpfiq_simulated.json"
     judged = load_hp_fashioniq(shutil.copy(simulated, tmp_path / "data" / "hpfiq" / "hpfiq.json"))
     assert next_command(planned("hp-fashioniq")[1]) == "make reproduce PROFILE=fashioniq"
-    (tmp_path / "runs" / "between_drops-12345678" / "last").mkdir(parents=True)
+    runs = {"cosine-87654321": 2, "cosine-12345678": 3, "cosine-00000000": 1}
+    runs |= {"preference-12345678": 4, "cosine_largest-12345678": 5}  # not the released rule's
+    for name, time in runs.items():
+        (tmp_path / "runs" / name / "last").mkdir(parents=True)
+        os.utime(tmp_path / "runs" / name / "last", (time, time))
     command = shlex.split(next_command(planned("hp-fashioniq")[1]))
     args = parser().parse_args(command[3:])
-    assert str(args.checkpoint) == "runs/between_drops-12345678/last"
+    assert str(args.checkpoint) == "runs/cosine-12345678/last"
     save_set_scores(tmp_path / args.set_scores, np.zeros((len(judged), 2)))
     assert next_command(planned("hp-fashioniq")[1]) == "make reproduce PROFILE=hp-fashioniq"
 

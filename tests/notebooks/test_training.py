@@ -82,6 +82,8 @@ def test_differences_of_recall_are_paired_by_query():
     assert frame.estimate.tolist() == [25, 0, 0, 0]
     verdicts = frame["against uniform negatives"].tolist()
     assert verdicts == ["better", "within noise", "within noise", "within noise"]
+    apart = training.recall_difference(per_query["base"], per_query["better"], k=10)
+    assert apart.estimate == pytest.approx(-25) and apart.high < 0 and apart.n == 40
     precise = pd.DataFrame({"ap5": [0.5, 1.0]})
     apart = training.precision_difference(precise, precise.assign(ap5=[0.25, 0.75]), k=5)
     assert apart.estimate == pytest.approx(25) and apart.n == 2

@@ -8,6 +8,7 @@ from analysis import warm_up
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining_report import MiningReport
+from qure_lib.reporting.names import find_look
 
 N = 100  # images: ranks are per cents of the corpus
 
@@ -98,15 +99,15 @@ def test_the_figure_has_a_place_for_every_group_and_none_for_queries_without_win
     plt.close("all")
 
 
-def test_recall_runs_from_the_lowest_seed_to_the_highest():
-    rows = [
-        (variant, seed, epoch, 10 * epoch + seed)
-        for variant in ("first", "other", "second")
-        for seed in (1, 2, 6)
-        for epoch in (0, 1)
-    ]
-    epochs = pd.DataFrame(rows, columns=["variant", "seed", "epoch", "val_r10"])
-    recall = warm_up.recall_by_variant(epochs.sample(frac=1, random_state=0), ["second", "first"])
-    assert recall["label"].tolist() == ["second", "second", "first", "first"]
-    assert recall["mean"].tolist() == [3, 13, 3, 13]
-    assert recall["low"].tolist() == [1, 11, 1, 11] and recall["high"].tolist() == [6, 16, 6, 16]
+def test_a_stage_keeps_its_look_and_is_named_in_the_legend():
+    found = report([0, 10, 99], [2, 60, 80])
+    mined = {"after warm-up": {"dress": found}, "published, longer": {"dress": found}}
+    shares = warm_up.bottom_half_shares(warm_up.windows_by_target_rank(mined, good_enough=1))
+    _, ax = plt.subplots()
+    warm_up.plot_bottom_half(ax, shares)
+    first, second = ax.get_lines()
+    look = find_look("after warm-up")
+    assert (first.get_color(), first.get_marker()) == (look.colour, look.marker)
+    assert (second.get_color(), second.get_marker()) != (look.colour, look.marker)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(mined)
+    plt.close("all")

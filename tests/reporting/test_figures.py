@@ -6,9 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.markers import MarkerStyle
 from PIL import Image
 
 from qure_lib.reporting import figures
+from qure_lib.reporting.names import BLUE, Look, find_look
 from qure_lib.reporting.reports import Reports
 
 pytestmark = pytest.mark.usefixtures("style")
@@ -20,6 +24,22 @@ CURVE = pd.DataFrame({"epoch": [0, 1], "mean": 0.5, "low": 0.4, "high": 0.6, "la
 def folder(reports):
     """Where figures go."""
     return reports.root / "figures"
+
+
+def outline(marker):
+    """The points of a marker's outline."""
+    style = MarkerStyle(marker)
+    return style.get_path().transformed(style.get_transform()).vertices.round(3).tolist()
+
+
+def marks_of(ax):
+    """Row -> colour and outline of the mark that `plot_intervals` drew there."""
+    marks = [marks for marks in ax.collections if isinstance(marks, PathCollection)]
+    return {
+        int(row): (to_hex(m.get_facecolor()[0]), m.get_paths()[0].vertices.round(3).tolist())
+        for m in marks
+        for row in m.get_offsets()[:, 1]
+    }
 
 
 def score_figure():
@@ -84,10 +104,9 @@ def test_rows_of_two_kinds_have_a_colour_each_and_a_name_in_the_legend():
     _, ax = plt.subplots()
     figures.plot_intervals(ax, frame, 1.5, "base")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base", "x", "y"]
-    places = [points.get_offsets()[:, 1].tolist() for points in ax.collections[1::2]]
-    assert places == [[0, 2], [1]]
-    colours = {tuple(points.get_facecolor()[0]) for points in ax.collections[1::2]}
-    assert len(colours) == 2
+    (first, x), (second, y), (third, z) = sorted(marks_of(ax).items())
+    assert (first, second, third) == (0, 1, 2) and x == z
+    assert x[0] != y[0] and x[1] != y[1]  # colour and marker
 
 
 def test_the_reference_is_a_line_and_the_first_row_is_on_top():
@@ -99,12 +118,40 @@ def test_the_reference_is_a_line_and_the_first_row_is_on_top():
     assert bottom > top and [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
 
 
-def test_methods_and_categories_differ_in_colour_and_in_a_second_cue():
-    groups = (["between_drops", "after_target_top_k", "top_k", "all_corpus", "info_nce"],)
-    for group in (*groups, ["dress", "shirt", "toptee"]):
-        styles = [figures.line_style(name, 0) for name in group]
-        for cue in ("color", "linestyle", "marker"):
-            assert len({str(style[cue]) for style in styles}) == len(group)
+@pytest.mark.parametrize("code", ["cosine", "strong_cosine", "dress"])
+def test_a_label_with_a_look_is_drawn_in_it_wherever_it_comes(code):
+    look = find_look(code)
+    expected = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
+    assert figures.line_style(code, 0) == figures.line_style(code, 3) == expected
+
+
+def test_labels_without_a_look_differ_in_colour_and_in_both_other_cues():
+    styles = [figures.line_style(name, index) for index, name in enumerate("abcde")]
+    for cue in ("color", "linestyle", "marker"):
+        assert len({str(style[cue]) for style in styles}) == 5
+
+
+def test_rows_without_groups_have_the_look_of_their_labels():
+    frame = pd.DataFrame({"label": ["cosine", "other", "uniform"]})
+    _, ax = plt.subplots()
+    figures.plot_intervals(ax, frame.assign(estimate=1, low=0, high=2))
+    looks = [find_look("cosine"), Look("other", BLUE, "o"), find_look("uniform")]
+    colours = [to_hex(colour) for colour in ax.collections[0].get_colors()]
+    assert colours == [look.colour for look in looks]
+    expected = {row: (look.colour, outline(look.marker)) for row, look in enumerate(looks)}
+    assert marks_of(ax) == expected and ax.get_legend() is None
+
+
+def test_ticks_and_legends_print_codes_in_words():
+    frame = pd.DataFrame({"label": ["in_batch", "a"], "estimate": 1, "low": 0, "high": 2})
+    _, ax = plt.subplots()
+    figures.plot_intervals(ax, frame)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["in-batch contrast", "a"]
+    epochs = pd.DataFrame({"run": ["cosine", "uniform"], "epoch": 0, "loss": 1})
+    _, ax = plt.subplots()
+    figures.plot_epochs(ax, epochs, "loss")
+    names = ["drops in the cosine (released)", "uniform negatives"]
+    assert ax.get_legend_handles_labels()[1] == names
 
 
 def test_epochs_draw_a_line_a_run_and_the_definitions():
@@ -141,7 +188,9 @@ def test_a_line_of_many_points_has_no_markers():
         (figures.plot_shares, pd.DataFrame({"value": [1, 2], "share": [40, 60], "label": "dress"})),
     ],
 )
-def test_lines_carry_their_labels(plot, frame):
-    _, ax = plt.subplots()
-    assert plot(ax, frame) is ax
-    assert ax.get_legend().get_texts()[0].get_text() == "dress"
+def test_lines_carry_their_labels_in_words(plot, frame):
+    for code, name in (("dress", "dress"), ("same_sizes", "same sizes, after the target")):
+        _, ax = plt.subplots()
+        assert plot(ax, frame.assign(label=code)) is ax
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [name]
+        assert ax.get_lines()[0].get_color() == find_look(code).colour

@@ -27,8 +27,8 @@ def summary(**columns: float) -> pd.DataFrame:
         (54.00, True, "reproduced"),
         (49.99, True, "differs"),
         (54.01, True, "differs"),
-        (52.60, False, "in kind"),
-        (99.00, False, "in kind"),
+        (52.60, False, "not comparable"),
+        (99.00, False, "not comparable"),
         (np.nan, True, "not published"),
         (np.nan, False, "not published"),
     ],
@@ -83,9 +83,9 @@ def test_the_verdict_line_counts():
 
 
 def test_the_results_table_has_the_published_columns_and_one_row_a_method():
-    methods = {"between_drops": ranks(), "top_k": ranks()}
+    methods = {"cosine": ranks(), "top_k": ranks()}
     frame = tables.results_table(methods, fashioniq.summarise_recall)
-    assert frame["method"].tolist() == ["between_drops", "top_k"]
+    assert frame["method"].tolist() == ["cosine", "top_k"]
     assert list(frame.columns[1:-1]) == fashioniq.summarise_recall(ranks())["measure"].tolist()
     assert frame["queries"].tolist() == [6, 6]
     assert frame.loc[0, "dress_r50"] == "100.0 [100.0, 100.0]"
