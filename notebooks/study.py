@@ -265,9 +265,21 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _refuse_unknown(options: argparse.Namespace, grid: Grid) -> None:
+    """Exit with a message if a variant or world is not of the grid, or a number is below 1."""
+    known = {"only": list(grid.variants), "worlds": list(dict.fromkeys(w for w, *_ in grid.steps))}
+    for name, names in known.items():
+        if unknown := sorted(set(getattr(options, name) or ()) - set(names)):
+            parser().error(f"--{name} {unknown[0]}: {options.grid} has {', '.join(names)}")
+    for name in ("seeds", "queries", "epochs", "workers"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser().error(f"--{name} must be at least 1, not {value}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     grid = GRIDS[options.grid]
+    _refuse_unknown(options, grid)
     scale = {n: getattr(options, n) for n in ("queries", "epochs") if getattr(options, n)}
     grid = replace(grid, **scale)
     for world, variants, seeds in grid.steps:

@@ -153,13 +153,14 @@ def _read_data_set(args: Namespace) -> tuple[list[tuple[dict[str, Any], Chunks]]
     options = Namespace(protocol=pool, prompt=None, allow_missing=False)
     data = command.load(folder, args.split, args.checkpoint is not None, options)
     embedder = open_embedder(command, command.query_sets(data), args)
+    alone = args.dataset == "cirr" and args.split != "train"  # training keeps the reference
     for queries in command.query_sets(command.prepare(data, embedder)):
         rows = _evenly_spaced(len(queries), args.queries)
         graded = load_graded_relevance(folder, queries, args.split)
         graded = None if graded is None else graded[rows]
         sizes = {"images": len(queries.corpus), "queries": len(rows), "all_queries": len(queries)}
         some = replace(queries, triplets=tuple(queries.triplets[row] for row in rows))
-        part = _score(embedder, some, graded, leave_out_reference=args.dataset == "cirr")
+        part = _score(embedder, some, graded, leave_out_reference=alone)
         corpora.append(({"name": queries.name} | sizes, part))
     if args.checkpoint and temperature is None:
         temperature = getattr(embedder, "retriever", embedder).model.temperature.item()

@@ -116,7 +116,14 @@ def chunks(
     Raises:
         ValueError: see `hard_negatives`.
     """
-    positions = torch.as_tensor(targets)
+    for name, given in (("scores", scores), ("targets", targets)):
+        if not isinstance(given, np.ndarray | Tensor):
+            raise ValueError(f"{name} must be an array or a tensor, not a {type(given).__name__}")
+        if "complex" in str(given.dtype):
+            raise ValueError(f"{name} must be real numbers, not {given.dtype}")
+    scores = scores.detach() if isinstance(scores, Tensor) else scores
+    unsigned = isinstance(targets, np.ndarray) and targets.dtype.kind == "u"
+    positions = torch.as_tensor(targets.astype(np.int64) if unsigned else targets)
     shape = tuple(scores.shape)
     if len(shape) != 2 or not shape[0] or positions.shape != shape[:1]:
         raise ValueError(

@@ -86,6 +86,11 @@ def test_whole_numbers_double_precision_and_strided_scores_are_taken():
         assert [s.tolist() for s in qure_lib.hard_negatives(same, targets)[0]] == expected
     counts = (scores * 1e6).astype("int64")
     sets, _ = qure_lib.hard_negatives(counts, targets.astype("int32"))
+    same, _ = qure_lib.hard_negatives(counts, targets.astype("uint16"))
+    assert [s.tolist() for s in same] == [s.tolist() for s in sets]
+    learned = torch.tensor(scores, requires_grad=True)
+    sets, _ = qure_lib.hard_negatives(learned, torch.tensor(targets))
+    assert [s.tolist() for s in sets] == expected
     assert len(sets) == len(scores) and any(len(s) for s in sets)
 
 
@@ -124,6 +129,9 @@ def test_the_temperature_is_recorded_and_the_margin_said_in_its_unit():
         ({"targets": np.array([0.0, 1.0, 2.0])}, "whole numbers"),
         ({"targets": np.array([True, False, True])}, "whole numbers"),
         ({"targets": np.array([0, 5, 1])}, "query 1: its target 5"),
+        ({"targets": [0, 1, 2]}, "targets must be an array"),
+        ({"scores": [[0.1, 0.2]]}, "scores must be an array"),
+        ({"scores": np.zeros((3, 4), complex)}, "real numbers"),
         ({"targets": np.array([0, 1, -1])}, "query 2: its target -1"),
         ({(1, 2): np.nan}, "query 1, image 2: the score is nan"),
         ({(2, 0): np.inf}, "query 2, image 0: the score is inf"),

@@ -185,8 +185,8 @@ def judge_repair(primary: pd.DataFrame, moved: Interval) -> str:
     if verdicts["same_sizes"] == "better" and direction(moved) == "better":
         return "The drops of the preference curve repair it: it beats both of its controls."
     return (
-        "Nearness to the target repairs it: the preference curve beats the rule as released, and "
-        "images as near to the target that no drop bounds do as well."
+        "Nearness to the target repairs it: the preference curve beats the rule as released, but "
+        "not both controls, which lie as near to the target without drops of their own."
     )
 
 
@@ -281,7 +281,8 @@ def summarise_runs(rows: Rows, variants: Iterable[str]) -> pd.DataFrame:
     mean last Recall@10 of `uniform` (NaN if a seed never has it), loss and gradient norm at the
     last epoch, where its windows begin, their size, their graded relevance and false negatives.
     """
-    last, chosen = rows.runs.groupby("variant"), rows.definitions.groupby("variant")
+    mined = rows.definitions.dropna(subset="set_size_mean")  # others have no sets
+    last, chosen = rows.runs.groupby("variant"), mined.groupby("variant")
     goal = last.val_r10.mean()["uniform"]
     reached = rows.epochs[rows.epochs.val_r10 >= goal]
     first = reached.groupby(["variant", "seed"]).epoch.min().unstack()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qure_lib.method.config import MiningConfig
-from qure_lib.method.drops import find_steepest_drops
+from qure_lib.method.drops import check_curve, find_steepest_drops
 from qure_lib.method.losses import OBJECTIVES, Objective, bradley_terry_loss
 from qure_lib.method.ranking import Ranking
 from qure_lib.method.scores import paired_scores
@@ -21,6 +21,7 @@ def preference_window(
     ranking: Ranking, target_ranks: Tensor, config: MiningConfig, factor: float = 1.0
 ) -> Window:
     """The window between two drops of the preference curve, at `factor` times the temperature."""
+    check_curve("preference", config.temperature)
     drops = find_steepest_drops(
         ranking.scores,
         target_ranks,
@@ -75,7 +76,7 @@ def window_by_rank(
     ranking: Ranking, target_ranks: Tensor, config: MiningConfig, *, least: int = 32, slope: int = 4
 ) -> Window:
     """Drops of the cosine within least + slope * (the target's rank) ranks after the target."""
-    last = (target_ranks + least + slope * target_ranks).clamp(max=ranking.scores.shape[1] - 1)
+    last = (target_ranks + least + slope * target_ranks + 1).clamp(max=ranking.scores.shape[1] - 1)
     floor = ranking.scores.gather(1, last[:, None])  # beyond it scores are level
     level = ranking.scores.maximum(floor)
     settings = config.drop_rule, config.consecutive_threshold

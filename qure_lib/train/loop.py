@@ -213,7 +213,7 @@ class Loop:
         batches = list(order.split(self.config.batch_size))
         if not objective.needs_negatives and len(batches[-1]) == 1:
             self._join_last(batches)
-        total, norms, quiet = 0.0, 0.0, not processes.is_main()
+        total, norms, quiet = 0.0, [], not processes.is_main()
         for batch in tqdm(batches, leave=False, mininterval=1.0, disable=quiet):
             with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
                 embedded = self._embed(batch, [negatives[i] for i in batch])
@@ -223,11 +223,13 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
             processes.average_gradients(self.parameters.values())
-            norms += self._gradient_norm()
+            norms.append(self._gradient_norm())
             self.scaler.step(self.optimizer)
             self.scaler.update()
             total += loss.item() * len(batch)
-        return {"loss": total / len(self.triplets), "gradient_norm": norms / len(batches)}
+        finite = [norm for norm in norms if math.isfinite(norm)]  # fp16 skips a step that overflows
+        mean = sum(finite) / len(finite) if finite else math.nan
+        return {"loss": total / len(self.triplets), "gradient_norm": mean}
 
     def _gradient_norm(self) -> float:
         """Of all parameters together, without the scaler's factor."""

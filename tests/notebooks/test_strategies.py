@@ -179,10 +179,10 @@ def test_a_window_by_rank_has_its_drops_among_as_many_ranks_as_the_target_s_rank
     least, slope = options.get("least", 32), options.get("slope", 4)
     slow = []
     for scores, target in rows(ranking, targets):
-        last = min(target + least + slope * target, len(scores) - 1)
-        gaps = {r: scores[r] - scores[r + 1] for r in range(target + 1, last)}
+        last = min(target + least + slope * target, len(scores) - 2)
+        gaps = {r: scores[r] - scores[r + 1] for r in range(target + 1, last + 1)}
         slow.append(first_pair(gaps))
-        assert slow[-1][1] <= last
+        assert slow[-1][1] <= last + 1
     assert windows("window_by_rank", ranking, targets, **options) == slow
 
 
