@@ -1,5 +1,6 @@
 """What the study trains: variants of the published recipe, worlds and seeds (docs/study.md)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ class Grid:
     """A family of runs: what they share, and what each variant changes.
 
     questions: question -> variant -> what differs from the published recipe.
-    steps: (world, variants, number of seeds), in the order of training.
+    steps: (world, variants, number of seeds), in the order of training; () trains all variants.
     baselines: question -> the variant that its others are compared with; its first one otherwise.
     queries: training queries a category; the pool of negatives is not cut.
     epochs: 12 on the mini model, so that n_def of 3, 6 and 10 are three schedules.
@@ -39,6 +40,13 @@ class Grid:
     def baseline(self, question: str) -> str:
         """The variant that a question's variants are compared with."""
         return self.baselines.get(question) or next(iter(self.questions[question]))
+
+    def jobs(self, variants: Iterable[str], seeds: int) -> list[tuple[str, int]]:
+        """(variant, seed) of a step, each variant with the first `seeds` seeds.
+
+        Variant by variant, so that no two processes train the same seed's warm-up at once.
+        """
+        return [(v, self.first_seed + number) for v in variants for number in range(seeds)]
 
     def config(self, variant: str, seed: int) -> TrainConfig:
         """The settings of one run.
@@ -186,9 +194,8 @@ PARTS = Grid(  # older than the study of negatives, and smaller: each part of th
         },
     },
     baselines={"negatives a query": "cosine", "warm-up": "cosine"},
-    steps=(),
+    steps=((MINI, (), 5),),
 )
-PARTS = replace(PARTS, steps=((MINI, tuple(PARTS.variants), 5),))
 
 LARGE_WORLD = "synthfashion-large-13"
 # Three epochs of in-batch contrast, which the runs of a seed share, then four definitions.
@@ -210,8 +217,7 @@ LARGE = Grid(  # a model of 10 M parameters, on a GPU (docs/study.md, "The stron
             "window_100": WARMED | RIVALS["window_100"],
         }
     },
-    steps=(),
+    steps=((LARGE_WORLD, (), 2),),
 )
-LARGE = replace(LARGE, steps=((LARGE_WORLD, tuple(LARGE.variants), 2),))
 
 GRIDS = {"negatives": NEGATIVES, "parts": PARTS, "large": LARGE}

@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,14 @@ def run_config(grid: Grid, variant: str, seed: int, folder: Path) -> TrainConfig
     config = grid.config(variant, seed)
     if variant != FROZEN:
         return config
-    if (tables := read(folder)) and len(row := tables["epochs"].query(
-        "variant == 'uniform' and seed == @seed and epoch == @config.warm_up_epochs - 1"
-    )):  # fmt: skip
-        temperature = round(float(row.temperature.iloc[0]), 4)  # another processor's rounding
-        return replace(config, mining=replace(config.mining, temperature=temperature))
-    raise ValueError(f"{folder}: no uniform run of seed {seed}; {FROZEN} needs its temperature")
+    learned = {}
+    if tables := read(folder):
+        learned = tables["epochs"].set_index(["variant", "seed", "epoch"]).temperature.to_dict()
+    temperature = learned.get(("uniform", seed, config.warm_up_epochs - 1))
+    if temperature is None:
+        raise ValueError(f"{folder}: no uniform run of seed {seed}; {FROZEN} needs its temperature")
+    temperature = round(temperature, 4)  # the rest is another processor's rounding
+    return replace(config, mining=replace(config.mining, temperature=temperature))
 
 
 class Experiment:
@@ -234,20 +236,6 @@ def _run_job(variant: str, seed: int) -> dict[str, pd.DataFrame]:
     return rows
 
 
-@dataclass(frozen=True)
-class Step:
-    """Runs on one world: variants, each with the first `seeds` seeds."""
-
-    world: str
-    variants: tuple[str, ...]
-    seeds: int
-
-    def jobs(self, grid: Grid) -> list[tuple[str, int]]:
-        """Variant by variant, so that no two processes train the same seed's warm-up at once."""
-        seeds = range(grid.first_seed, grid.first_seed + self.seeds)
-        return [(variant, seed) for variant in self.variants for seed in seeds]
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -283,13 +271,14 @@ def main(arguments: list[str] | None = None) -> None:
     scale = {n: getattr(options, n) for n in ("queries", "epochs") if getattr(options, n)}
     grid = replace(grid, **scale)
     for world, variants, seeds in grid.steps:
+        variants = variants or tuple(grid.variants)
         wanted = [v for v in variants if v in (options.only or variants)]
         if not wanted or world not in (options.worlds or [world]):
             continue
-        step = Step(world, tuple(wanted), min(seeds, options.seeds or seeds))
+        jobs = grid.jobs(wanted, min(seeds, options.seeds or seeds))
         folder = options.out / options.grid / world
         inputs = grid, options.data / world, options.checkpoint, options.runs, folder
-        run_step(Experiment(*inputs), inputs, step.jobs(grid), options.workers)
+        run_step(Experiment(*inputs), inputs, jobs, options.workers)
 
 
 if __name__ == "__main__":

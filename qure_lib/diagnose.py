@@ -22,18 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .datasets.queries import QuerySet
-from .files import replacing, write_json
-from .method.config import MiningConfig
-from .method.mining import take_sets
-from .method.mining_report import MiningReport, sum_moments
-from .method.ranking import rank_scores, score_corpus
-from .own_scores import chunks, open_array
+from qure_lib.datasets.queries import QuerySet
+from qure_lib.files import replacing, write_json
+from qure_lib.method.config import MiningConfig
+from qure_lib.method.drops import CURVES
+from qure_lib.method.mining import take_sets
+from qure_lib.method.mining_report import MiningReport, sum_moments
+from qure_lib.method.ranking import rank_scores, score_corpus
+from qure_lib.own_scores import chunks, open_array
 
 COMMAND = "python -m qure_lib.diagnose"
 # A source of scores -> the arguments that go with it
 NEEDS = {"checkpoint": "dataset root", "embeddings": "dataset annotations", "scores": "targets"}
-COLOURS = {"cosine": "#D55E00", "preference": "#0072B2"}
 FEWEST_IMAGES = 11  # so that each tenth of a ranking holds a gap
 READY = 5  # per cent of the corpus: if the median target ranks lower, a warm-up comes first
 NEAR = 5  # per cent of the corpus: a window that begins so few ranks below its target is near it
@@ -131,7 +131,7 @@ def read_scores(args: Namespace) -> tuple[list[tuple[dict[str, Any], Chunks]], f
     def read() -> Chunks:
         try:
             for part, positions in chunks(scores, targets, rows):
-                yield part.float() if part.element_size() < 4 else part, positions, None
+                yield part, positions, None
         except ValueError as error:
             raise ValueError(f"{args.scores} and {args.targets}: {error}") from error
 
@@ -141,9 +141,9 @@ def read_scores(args: Namespace) -> tuple[list[tuple[dict[str, Any], Chunks]], f
 
 def _read_data_set(args: Namespace) -> tuple[list[tuple[dict[str, Any], Chunks]], float | None]:
     """`read_scores` of a checkpoint or of saved embeddings."""
-    from .datasets.graded_relevance import load_graded_relevance
-    from .evaluation.__main__ import open_embedder  # loads transformers
-    from .evaluation.registry import PROTOCOLS
+    from qure_lib.datasets.graded_relevance import load_graded_relevance
+    from qure_lib.evaluation.__main__ import open_embedder  # loads transformers
+    from qure_lib.evaluation.registry import PROTOCOLS
 
     args.split, folder = args.split or "val", args.root or args.annotations
     command, corpora, temperature = PROTOCOLS[args.dataset].command, [], args.temperature
@@ -198,14 +198,14 @@ def find_windows(corpus: Chunks, temperature: float | None) -> Reports:
 
     Source: QuRe, arXiv:2507.12416, Eq. 5-7; the preference curve is this kit's (docs/method.md).
     """
-    curves = [curve for curve in COLOURS if temperature or curve == "cosine"]
+    curves = [curve for curve in CURVES if temperature or curve == "cosine"]
     configs = {curve: MiningConfig(curve=curve, temperature=temperature) for curve in curves}
     frames, moments = {curve: [] for curve in curves}, 0.0
     for scores, targets, relevance in corpus:
         if (n := scores.shape[1]) < FEWEST_IMAGES:
             raise ValueError(f"the corpus holds {n} images; give {FEWEST_IMAGES} or more")
         ranking = rank_scores(scores)
-        moments += sum_moments(ranking.without_infinity().scores)
+        moments += sum_moments(ranking.finite.scores)
         logits = (scores.gather(1, targets[:, None]) - ranking.scores) / (temperature or torch.nan)
         sums, images = F.softplus(-logits).sum(dim=1), (logits < torch.inf).sum(dim=1)
         loss = (sums - math.log(2)) / (images - 1)  # of every image but the target
@@ -232,7 +232,7 @@ def _costs(logits: Tensor, query: Tensor, sizes: Tensor) -> dict[str, np.ndarray
 
 def summarise(reports: Mapping[str, Reports]) -> dict[str, Any]:
     """The shape of the scores and the place of the windows, over the queries of all corpora."""
-    curves: dict[str, Any] = dict.fromkeys(COLOURS)
+    curves: dict[str, Any] = dict.fromkeys(CURVES)
     for curve in next(iter(reports.values())):
         frame = pd.concat([by_curve[curve].per_query for by_curve in reports.values()])
         curves[curve] = _summarise_windows(frame)
@@ -346,7 +346,8 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
     """Write the picture: scores and gaps of the first corpus, and where all windows begin."""
     from matplotlib.figure import Figure  # slow to load
 
-    from .reporting.figures import PAGE_WIDTH, use_house_style
+    from qure_lib.reporting.figures import PAGE_WIDTH, use_house_style
+    from qure_lib.reporting.names import find_look
 
     use_house_style()
     figure, (name, first) = Figure(figsize=(PAGE_WIDTH, 2.8)), next(iter(reports.items()))
@@ -361,7 +362,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
         rows = pd.concat([by_curve[curve].per_query for by_curve in reports.values()])
         below = np.sort(rows.window_start - rows.target_rank)
         share = 100 * np.arange(1, len(below) + 1) / len(below)
-        axes[2].step(below, share, line, color=COLOURS[curve], where="post")
+        axes[2].step(below, share, line, color=find_look(curve).colour, where="post")
     axes[2].set(xscale="log", xlim=(1, 1.3 * rows.n.max()), xlabel="Ranks from target to window")
     axes[2].set(ylim=(0, 100), ylabel="Cumulative share of queries (%)")
     for ax, title in zip(axes, (name, name, ", ".join(reports)), strict=True):
@@ -371,16 +372,19 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
 
 
 def _plot_scores(ax: Any, reports: Reports) -> None:
+    from qure_lib.reporting.names import GREEN, find_look
+
     mean, std = reports["cosine"].mean_scores, reports["cosine"].std_scores
     ranks, target = np.arange(len(mean)), reports["cosine"].per_query.target_rank.median()
     ax.fill_between(ranks, mean - std, mean + std, color="0.85", label="±1 SD")
     ax.plot(ranks, mean, color="0.25", label="mean")
     for curve, report in reports.items():
         start, end = report.per_query[["window_start", "window_end"]].median()
-        look = {"facecolor": (COLOURS[curve], 0.3), "edgecolor": COLOURS[curve], "lw": 0.8}
+        colour = find_look(curve).colour
+        look = {"facecolor": (colour, 0.3), "edgecolor": colour, "lw": 0.8}
         if start >= 0:  # not NaN
             ax.axvspan(start, end + 1, **look, label=f"median window, {curve} curve")
-    star = {"color": "#029E73", "ms": 9, "clip_on": False, "label": "median target"}
+    star = {"color": GREEN, "ms": 9, "clip_on": False, "label": "median target"}
     ax.plot(target, mean[int(target)], "*", **star)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlim=(0, 1.3 * len(mean)), xlabel="Rank (0 = best)", ylabel="Relevance score")

@@ -66,20 +66,12 @@ def hard_negatives(
         temperature=temperature,
     )
     check_curve(curve, temperature)
-    found, frames, moments, tied = [], [], 0.0, 0
+    found, frames, moments = [], [], 0.0
     for part, positions in chunks(scores, targets):
-        chosen, described, sums = choose(part.float() if _half(part) else part, positions, config)
+        chosen, described, sums = choose(part, positions, config)
         found += chosen.split(described.set_size.tolist())
         frames.append(described)
         moments += sums
-        if _half(part):
-            tied += int((part.sort(dim=1).values.diff(dim=1) == 0).any(dim=1).sum())
-    if tied:
-        warnings.warn(
-            f"{tied} of {len(scores)} queries have equal scores, as half precision makes them; the "
-            "sets may differ from those of single precision, which keeps such images apart",
-            stacklevel=2,
-        )
     as_given = isinstance(scores, Tensor)
     sets = [chosen if as_given else chosen.numpy() for chosen in found]
     return sets, MiningReport.from_moments(config, pd.concat(frames), moments)
@@ -101,14 +93,12 @@ def open_array(path: Path) -> np.ndarray:
     return array
 
 
-def _half(scores: Tensor) -> bool:
-    return scores.dtype in (torch.float16, torch.bfloat16)
-
-
 def chunks(
     scores: np.ndarray | Tensor, targets: np.ndarray | Tensor, queries: np.ndarray | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(q, N) scores and (q,) target positions, a copied chunk of queries at a time.
+
+    Half precision is made single, with a warning at the end if it made scores equal.
 
     Args:
         queries: which rows to take, in this order; None takes all.
@@ -116,12 +106,35 @@ def chunks(
     Raises:
         ValueError: see `hard_negatives`.
     """
+    positions = _check_arrays(scores, targets)
+    step = max(SORTING_CHUNK_BYTES // (scores.shape[1] * SORTING_BYTES_PER_SCORE), 1)
+    taken, tied = np.arange(len(scores)) if queries is None else queries, 0
+    for first in range(0, len(taken), step):
+        numbers = taken[first : first + step]
+        rows = scores[numbers]
+        part = rows.detach() if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows))
+        half = part.dtype in (torch.float16, torch.bfloat16)
+        part = part.float() if half else part if part.is_floating_point() else part.double()
+        chosen = positions[numbers].to(part.device, torch.int64)
+        _check_scores(part, chosen, numbers)
+        yield part, chosen
+        if half:
+            tied += int((part.sort(dim=1).values.diff(dim=1) == 0).any(dim=1).sum())
+    if tied:
+        warnings.warn(
+            f"{tied} of {len(taken)} queries have equal scores, as half precision makes them; the "
+            "sets may differ from those of single precision, which keeps such images apart",
+            stacklevel=3,  # of who called whoever reads the chunks
+        )
+
+
+def _check_arrays(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> Tensor:
+    """Refuse what is not (Q, N) scores with (Q,) positions; return the positions as a tensor."""
     for name, given in (("scores", scores), ("targets", targets)):
         if not isinstance(given, np.ndarray | Tensor):
             raise ValueError(f"{name} must be an array or a tensor, not a {type(given).__name__}")
         if "complex" in str(given.dtype):
             raise ValueError(f"{name} must be real numbers, not {given.dtype}")
-    scores = scores.detach() if isinstance(scores, Tensor) else scores
     unsigned = isinstance(targets, np.ndarray) and targets.dtype.kind == "u"
     positions = torch.as_tensor(targets.astype(np.int64) if unsigned else targets)
     shape = tuple(scores.shape)
@@ -137,16 +150,7 @@ def chunks(
         raise ValueError(
             f"query {query}: its target {int(positions[query])} is not one of {shape[1]} images"
         )
-    step = max(SORTING_CHUNK_BYTES // (shape[1] * SORTING_BYTES_PER_SCORE), 1)
-    taken = np.arange(shape[0]) if queries is None else queries
-    for first in range(0, len(taken), step):
-        numbers = taken[first : first + step]
-        rows = scores[numbers]
-        part = rows if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows))
-        part = part if part.is_floating_point() else part.double()
-        chosen = positions[numbers].to(part.device, torch.int64)
-        _check_scores(part, chosen, numbers)
-        yield part, chosen
+    return positions
 
 
 def _check_scores(scores: Tensor, targets: Tensor, queries: np.ndarray) -> None:

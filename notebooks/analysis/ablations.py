@@ -128,16 +128,11 @@ def compare_variants(rows: Rows, questions: Iterable[str]) -> pd.DataFrame:
         base = rows.grid.baseline(question)
         for variant in rows.grid.questions[question]:
             if variant != base and {variant, base} <= set(rows.trained):
-                found = asdict(measure_interval(rows.hits, variant, less=base))
+                found = measure_interval(rows.hits, variant, less=base)
                 seeds = len(set(rows.hits.loc[variant].index) & set(rows.hits.loc[base].index))
-                row = {"question": question, "label": variant, "baseline": base} | found
-                lines.append(row | {"seeds": seeds, "verdict": direction(Interval(**_bare(found)))})
+                row = {"question": question, "label": variant, "baseline": base} | asdict(found)
+                lines.append(row | {"seeds": seeds, "verdict": direction(found)})
     return pd.DataFrame(lines).drop(columns=["n_clusters", "p_value"], errors="ignore")
-
-
-def _bare(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A paired difference without its p-value."""
-    return {name: value for name, value in found.items() if name != "p_value"}
 
 
 def compare_primary(rows: Rows, others: Sequence[str] = PRIMARY) -> pd.DataFrame:

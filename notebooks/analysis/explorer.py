@@ -163,29 +163,24 @@ class RelevanceExplorer(ipw.VBox):
         ((_, ranking),) = rank_corpus(queries[[q]], images)
         return ranking, int(ranking.ranks_of(targets[[q]]))
 
-    @property
-    def _temperature(self) -> float:
-        """That of the shown definition's model."""
-        model = self.worlds[self.world.value].definitions[self.definition.value].model
-        return model.temperature.item()
-
     def _mine(self, rows: list[int]) -> pd.DataFrame:
         """The mining report on these queries, by the chosen rule."""
         where = self.world.value, self.split.value, self.category.value
         queries, images, targets = self._embed(self.definition.value, *where)
-        config = self._config(self._temperature)
+        config = self._config(self.definition.value)
         relevance = None if self.relevance is None else self.relevance[rows]
         _, report = mine_hard_negatives(queries[rows], images, targets[rows], config, relevance)
         return report.per_query.set_axis(rows)
 
-    def _config(self, temperature: float) -> MiningConfig:
-        """The chosen rule, on the chosen curve."""
+    def _config(self, definition: str) -> MiningConfig:
+        """The chosen rule, on the chosen curve, with the temperature of a definition's model."""
+        model = self.worlds[self.world.value].definitions[definition].model
         return MiningConfig(
             drop_rule=self.rule.value,
             consecutive_threshold=self.threshold.value,
             search_window=self.search_window.value or None,
             curve=self.curve.value,
-            temperature=temperature,
+            temperature=model.temperature.item(),
         )
 
     def _show_query(self) -> None:
@@ -235,16 +230,14 @@ class RelevanceExplorer(ipw.VBox):
         """The ranks zoomed in on, as a PNG."""
         figure = Figure(SIZE, dpi=PIXELS * 100, layout="none")
         ax = figure.add_axes((LEFT, BOTTOM, WIDTH, HEIGHT))
-        curves = [self._measured(self._ranking, self._target_rank, self._temperature)]
+        curves = [self._measured(self._ranking, self._target_rank, self.definition.value)]
         if self._overlaid is not None:
             ranking, rank = self._overlaid
-            model = self.worlds[self.world.value].definitions[self.overlay.value].model
-            curves.append(self._measured(ranking, rank, model.temperature.item()))
+            curves.append(self._measured(ranking, rank, self.overlay.value))
             label = f"{self.overlay.value} (target at rank {rank})"
             ax.plot(curves[1], "*--", color="0.6", markevery=[rank], markersize=8, label=label)
-        method_figures.plot_relevance_curve(ax, curves[0], self._target_rank, drops)
-        if self.curve.value == "preference":
-            ax.set_ylabel("1 - P(target preferred)")
+        shown = curves[0], self._target_rank, drops
+        method_figures.plot_relevance_curve(ax, *shown, curve=self.curve.value)
         low, high = self.zoom.value
         bottom, top = min(c[high] for c in curves), max(c[low] for c in curves)
         margin = 0.05 * (top - bottom) + 1e-6
@@ -253,10 +246,10 @@ class RelevanceExplorer(ipw.VBox):
         figure.savefig(stream, format="png")
         return stream.getvalue()
 
-    def _measured(self, ranking: Ranking, target_rank: int, temperature: float) -> np.ndarray:
-        """(N,) what the drops are measured in, by rank: cosines, or 1 - P."""
+    def _measured(self, ranking: Ranking, target_rank: int, definition: str) -> np.ndarray:
+        """(N,) what the drops are measured in, by rank: cosines, or 1 - P by a definition."""
         scores = ranking.scores[0].cpu().numpy()
-        return measured_curve(scores, target_rank, self._config(temperature))
+        return measured_curve(scores, target_rank, self._config(definition))
 
     def _hover_columns(self) -> Iterator[str]:
         """What the mouse finds over the curve: a column a rank, each with a card."""

@@ -102,10 +102,9 @@ def median_query(values: pd.Series) -> int:
 
 def plot_query_curve(ax: Axes, shown: RankedQuery) -> Axes:
     """Draw a query's relevance-score curve with its target and window, without a legend."""
-    near = shown.config.curve == "preference"
-    method_figures.plot_relevance_curve(ax, shown.curve, shown.target_rank, shown.drops, log_x=near)
+    about, curve = (shown.curve, shown.target_rank, shown.drops), shown.config.curve
+    method_figures.plot_relevance_curve(ax, *about, log_x=curve == "preference", curve=curve)
     ax.get_legend().remove()
-    ax.set_ylabel("1 - P" if near else "Score (cosine)")
     return ax
 
 

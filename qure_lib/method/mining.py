@@ -84,7 +84,7 @@ def choose(
     """
     ranking = rank_scores(scores)
     members, described = take_sets(ranking, targets, config, relevance)
-    return ranking.order[members], described, sum_moments(ranking.without_infinity().scores)
+    return ranking.order[members], described, sum_moments(ranking.finite.scores)
 
 
 def take_sets(
@@ -93,8 +93,7 @@ def take_sets(
     """The members of the sets of (q,) targets, and the report's rows; as `choose`, once ranked."""
     target_ranks = ranking.ranks_of(targets)
     members = _members(ranking, target_ranks, config)
-    finite = ranking.without_infinity()
-    return members, describe_queries(finite, target_ranks, members, relevance)
+    return members, describe_queries(ranking.finite, target_ranks, members, relevance)
 
 
 def _members(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Members:

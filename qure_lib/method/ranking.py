@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol, Self
 
@@ -54,7 +55,8 @@ class Ranking:
             )
         return ranks
 
-    def without_infinity(self) -> Self:
+    @cached_property
+    def finite(self) -> Self:
         """The same ranking with the images left out (-inf) at their query's lowest other score."""
         if (kept := self.scores > -torch.inf).all():
             return self

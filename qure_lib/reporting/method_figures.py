@@ -24,17 +24,26 @@ ZONE_COLOURS = {
 }
 
 
+CURVE_LABELS = {"cosine": "Score (cosine)", "preference": "1 - P"}
+
+
 def plot_relevance_curve(
-    ax: Axes, scores: np.ndarray, target_rank: int, drops: tuple[int, int], log_x: bool = False
+    ax: Axes,
+    scores: np.ndarray,
+    target_rank: int,
+    drops: tuple[int, int],
+    log_x: bool = False,
+    curve: str = "cosine",
 ) -> Axes:
     """Draw one query's ranking: its scores, the target, the two drops, the window between (Fig. 7).
 
     Args:
-        scores: (N,) relevance scores, best first.
+        scores: (N,) what the drops are measured in, best first: relevance scores, or 1 - P.
         target_rank: 0-based.
         drops: ranks just before each drop; the hard negatives are first + 1 to second, and
             (-1, -1) means that the query has no pair.
         log_x: logarithmic ranks, which spread the top; rank 0 stays visible.
+        curve: a key of CURVE_LABELS, for the y axis.
     """
     ax.plot(np.arange(len(scores)), scores, color="0.25", zorder=2)
     if min(drops) >= 0:
@@ -46,7 +55,7 @@ def plot_relevance_curve(
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:.0f}")
     ax.set(xlim=(0 if log_x else -0.01 * len(scores), len(scores)))
-    ax.set(xlabel="Rank (0 = best)", ylabel="Relevance score (cosine)")
+    ax.set(xlabel="Rank (0 = best)", ylabel=CURVE_LABELS[curve])
     ax.legend(loc="best", title="no pair of drops" if min(drops) < 0 else None)
     return ax
 

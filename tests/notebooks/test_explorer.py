@@ -112,8 +112,8 @@ def test_either_definition_is_drawn_in_the_preference_by_its_own_temperature(exp
     explorer.overlay.value = "epoch 5"
     explorer.curve.value = "preference"
     cosines, ax = drawn
-    assert cosines.get_ylabel() == "Relevance score (cosine)"
-    assert ax.get_ylabel() == "1 - P(target preferred)"
+    assert cosines.get_ylabel() == "Score (cosine)"
+    assert ax.get_ylabel() == "1 - P"
     curves = [line.get_ydata() for line in ax.get_lines() if len(line.get_ydata()) == 60]
     queries, (bottom, top) = explorer.queries, ax.get_ylim()
     for curve, stage in zip(curves, ("epoch 5", "before warm-up"), strict=True):

@@ -105,7 +105,7 @@ def test_a_run_trained_again_replaces_its_rows_and_no_others(tmp_path):
 
 
 def test_a_step_goes_through_its_seeds_variant_by_variant():
-    jobs = study.Step(MINI, ("cosine", "uniform"), 2).jobs(NEGATIVES)
+    jobs = NEGATIVES.jobs(("cosine", "uniform"), 2)
     assert jobs == [("cosine", 2000), ("cosine", 2001), ("uniform", 2000), ("uniform", 2001)]
 
 

@@ -340,3 +340,39 @@ def test_the_pools_of_negatives(parts):
         assert set(queries.only_targets().corpus.image_ids) == set(narrow.corpus.image_ids)
     with pytest.raises(ValueError, match="pool must be one of"):
         load_training_data(root, pool="everything")
+
+
+def test_a_definition_records_the_temperature_that_the_model_has_then(parts, first_run, tmp_path):
+    learned = first_run.history.temperature
+    assert learned.nunique() == len(learned)
+    for row in first_run.mining.itertuples():
+        assert row.curve == "cosine" and row.temperature == learned[row.epoch - 1]
+        assert row.margin_over_temperature == pytest.approx(row.score_margin / row.temperature)
+    given = MiningConfig(curve="preference", temperature=0.5)
+    config = replace(CONFIG, epochs=2, n_def=2, mining=given)
+    mined = train(config, *parts, tmp_path, "given").mining
+    assert mined.temperature.eq(0.5).all() and mined.curve.eq("preference").all()
+
+
+def test_the_gradients_norm_is_the_mean_of_the_finite_ones(parts, tmp_path, monkeypatch):
+    norms = iter([3.0, float("inf"), 5.0, *[4.0] * 1000])
+    monkeypatch.setattr(Loop, "_gradient_norm", lambda loop: next(norms))
+    config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
+    run = train(config, *parts, tmp_path, "norms")
+    assert run.history.gradient_norm[0] == pytest.approx(4.0)
+
+
+def test_the_gradients_norm_is_of_all_parameters_together(parts, tmp_path, monkeypatch):
+    found = []
+    norm_of = Loop._gradient_norm
+
+    def spy(loop):
+        known = (p.grad for p in loop.parameters.values() if p.grad is not None)
+        every = torch.cat([gradient.flatten() for gradient in known])
+        found.append((norm_of(loop), every.double().norm().item()))
+        return found[-1][0]
+
+    monkeypatch.setattr(Loop, "_gradient_norm", spy)
+    config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
+    train(config, *parts, tmp_path, "norms")
+    assert found and all(norm == pytest.approx(every, rel=1e-3) for norm, every in found)
