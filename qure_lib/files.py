@@ -38,6 +38,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def file_sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's content."""
     with open(path, "rb") as stream:
+        if os.fstat(stream.fileno()).st_size < 2**22:  # half the time of `file_digest`
+            return hashlib.sha256(stream.read()).hexdigest()
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -58,6 +58,16 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Run the block on rank 0, and on the other ranks after it."""
+    if not is_main():
+        wait_for_all()
+    yield
+    if is_main():
+        wait_for_all()
+
+
 def share(n: int) -> slice:
     """This rank's rows of n; all n rows if there are fewer rows than ranks."""
     return _share_of(*rank_and_count(), n)

@@ -283,8 +283,8 @@ def command(smoke_world, stage1, tmp_path, monkeypatch):
 
 def test_the_commands_flags_are_the_settings(command, capsys):
     mining = MiningConfig(drop_rule="largest", top_k=7)
-    wanted = TrainConfig(epochs=3, n_def=3, amp=False, set_sizes=(20, 5), mining=mining)
-    flags = "--epochs 3 --n-def 3 --no-amp --set-sizes 20 5 --drop-rule largest --top-k 7"
+    wanted = TrainConfig(epochs=3, n_def=3, precision="fp32", set_sizes=(20, 5), mining=mining)
+    flags = "--epochs 3 --n-def 3 --precision fp32 --set-sizes 20 5 --drop-rule largest --top-k 7"
     assert command(flags) == [wanted]
     assert capsys.readouterr().err == "python -m qure_lib.train: error: far enough\n"
 

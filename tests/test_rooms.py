@@ -25,6 +25,7 @@ SHARED = {
     "processes",
     "manifest",
     "pixels",
+    "device",
     "code_in_use",
 }
 # The front doors, which use any room and which no room knows.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from qure_lib.datasets.queries import Corpus, QuerySet
@@ -47,7 +48,9 @@ class _ImageEmbedder(nn.Module):
         return str(self.model.config)  # it is part of the store's key
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(self.model.encode_features(pixels).half().float())
+        features = self.model.encode_features(pixels).half().float()
+        with torch.autocast(pixels.device.type, enabled=False):  # the frozen part's own
+            return self.model.encode_image(features)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,27 @@
 """A model with its tokenizer and frozen features: embeddings of queries and corpora."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from qure_lib import processes
-from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
+from qure_lib.datasets.queries import Corpus, QuerySet
+from qure_lib.device import find_device
 from qure_lib.method.model import QuReModel
 from qure_lib.method.ranking import ImagesOnDisk
 
 from .model_folder import load_model, save_model
+from .reading import CardFeatures, read_ahead
 from .store import FeatureStore, extract_features
 from .tokenizer import load_tokenizer, tokenize
+
+T = TypeVar("T")
 
 
 class Embedder(Protocol):
@@ -32,12 +36,16 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Retriever:
-    """A model with the tokenizer and the frozen features that it reads."""
+    """A model with the tokenizer and the frozen features that it reads.
+
+    batch_size: of embedding. precision: of embedding on a GPU; embeddings are float32 in any case.
+    """
 
     model: QuReModel
     tokenizer: PreTrainedTokenizerFast
-    features: FeatureStore
+    features: FeatureStore | CardFeatures
     batch_size: int = 256
+    precision: torch.dtype = torch.float32
 
     @classmethod
     def open(cls, checkpoint: str | Path, images: Mapping[str, Path], cache: str | Path) -> Self:
@@ -51,17 +59,13 @@ class Retriever:
         Raises:
             ValueError: a broken checkpoint or image, or a tokenizer of another model, by name.
         """
-        model = load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(checkpoint).to(find_device())
         tokenizer = load_tokenizer(checkpoint)
         if len(tokenizer) != model.config.vocab_size:
             sizes = f"{len(tokenizer):,} tokens, the model embeds {model.config.vocab_size:,}"
             raise ValueError(f"{checkpoint}: tokenizer.json has {sizes}; get the model's own")
-        needed = model.vision_encoder, images, model.config, cache
-        rank, count = processes.rank_and_count()
-        if count > 1:
-            extract_features(*needed, share=(rank, count))
-            processes.wait_for_all()
-        return cls(model, tokenizer, extract_features(*needed))
+        features = extract_features(model.vision_encoder, images, model.config, cache)
+        return cls(model, tokenizer, features)
 
     def copy(self) -> Self:
         """A copy with trained weights of its own; it shares the frozen tower and the features."""
@@ -81,29 +85,40 @@ class Retriever:
         batch = tokenize(self.tokenizer, captions, self.model.config.max_caption_tokens)
         return tuple(t.to(self.device) for t in batch)
 
-    def read_features(self, image_ids: list[str]) -> Tensor:
+    def read_features(self, image_ids: Sequence[str]) -> Tensor:
         """Image ids -> (B, P, C) frozen features on the model's device."""
         return self.features.get(image_ids).to(self.device)
 
+    def stream_features(self, batches: Sequence[Sequence[str]]) -> Iterator[Tensor]:
+        """`read_features` of each batch; for a GPU a thread reads ahead from the host's memory."""
+        if self.device.type == "cuda" and isinstance(self.features, FeatureStore):
+            return read_ahead(self.features, batches, self.device)
+        return map(self.read_features, batches)
+
     def embed_queries(self, queries: QuerySet) -> Tensor:
-        """(Q, D) query embeddings, dropout off, outside autocast."""
-
-        def encode(batch: Sequence[Triplet]) -> Tensor:
-            features = self.read_features([t.reference for t in batch])
-            return self.model.encode_query(features, *self.tokenize([t.caption for t in batch]))
-
-        return self._embed(queries.triplets, encode)
+        """(Q, D) query embeddings, dropout off, in float32 unless `precision` is another."""
+        batches = self._batches(queries.triplets)
+        captions = (self.tokenize([t.caption for t in batch]) for batch in batches)
+        references = self.stream_features([[t.reference for t in batch] for batch in batches])
+        given = zip(references, captions, strict=True)
+        embedded = (self.model.encode_query(images, *tokens) for images, tokens in given)
+        return self._embed(embedded, len(queries.triplets))
 
     def embed_corpus(self, corpus: Corpus) -> Tensor:
-        """(N, T, D) image embeddings, dropout off, outside autocast."""
-        return self._embed(
-            corpus.image_ids, lambda ids: self.model.encode_image(self.read_features(ids))
-        )
+        """(N, T, D) image embeddings, dropout off, in float32 unless `precision` is another."""
+        features = self.stream_features(self._batches(corpus.image_ids))
+        return self._embed(map(self.model.encode_image, features), len(corpus.image_ids))
+
+    def _batches(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """This process's share of the items, in batches."""
+        mine = items[processes.share(len(items))]
+        return [mine[s : s + self.batch_size] for s in range(0, len(mine), self.batch_size)]
 
     @torch.no_grad()
-    def _embed(self, items: Sequence[Any], encode: Callable[[Sequence[Any]], Tensor]) -> Tensor:
-        """(len(items), ...): each process embeds its share, and all get the whole."""
+    def _embed(self, batches: Iterable[Tensor], count: int) -> Tensor:
+        """(count, ...): this process embeds its share, and all get the whole."""
         self.model.eval()
-        mine = items[processes.share(len(items))]
-        batches = [mine[s : s + self.batch_size] for s in range(0, len(mine), self.batch_size)]
-        return processes.gather_rows(torch.cat([encode(b) for b in batches]), len(items))
+        half = self.device.type == "cuda" and self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision if half else None, enabled=half):
+            embedded = torch.cat([batch.float() for batch in batches])
+        return processes.gather_rows(embedded, count)

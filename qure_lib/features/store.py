@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import FunctionType
@@ -23,18 +27,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qure_lib import processes
 from qure_lib.code_in_use import describe_code
-from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.preprocessing import image_transform
 from qure_lib.files import file_sha256, replacing
 from qure_lib.method.config import ModelConfig
-from qure_lib.method.scores import all_finite
 
-SHARD_IMAGES = 512  # at most: 270 MB of ViT-L's features, and all that a killed extraction loses
+from .encoding import THREADS, encode_files, made_by
+
+SHARD_IMAGES = 384  # at most: 202 MB of ViT-L's features, and all that a killed CPU loses
 # Packages whose functions are not hashed: a store outlives their updates and Python's. An encoder
 # of this library that comes to compute something else gets another name.
 OWN_CODE = ("torch", "transformers", "qure_lib")
-THREADS = 8  # that hash and decode files
+SETTLED = 2.0  # seconds after which a second change of a file changes its time, too
 # Settings that frozen features do not depend on.
 TRAINED_PART = {"qformer_width", "qformer_layers", "qformer_heads", "num_query_tokens", "dropout"}
 TRAINED_PART |= {"embedding_dim", "vocab_size", "max_caption_tokens"}
@@ -47,33 +52,52 @@ class FeatureStore:
     shards: (rows, P, C) arrays.
     rows: image id -> row, counted through all shards; ids of the same content share one.
     key: a hash of the images' content, the encoder and the transform.
+    made_by: the arithmetic and the device, such as "float16 on NVIDIA H100"; several where shards
+        were added elsewhere. They differ by rounding, which is not in the key.
     """
 
     shards: tuple[np.ndarray, ...]
     rows: Mapping[str, int]
     key: str
+    made_by: tuple[str, ...] = ()
 
     @property
     def row_shape(self) -> tuple[int, ...]:
         """(P, C)."""
         return self.shards[0].shape[1:]
 
-    def get(self, image_ids: list[str] | tuple[str, ...]) -> Tensor:
-        """Ids -> (len(image_ids), P, C) float32, a shard at a time.
+    def get(self, image_ids: Sequence[str]) -> Tensor:
+        """Ids -> (len(image_ids), P, C) float32.
+
+        Raises:
+            ValueError: an image has no features here.
+        """
+        features = np.empty((len(image_ids), *self.row_shape), self.shards[0].dtype)
+        self.read(image_ids, features)
+        return torch.from_numpy(features).float()
+
+    def read(self, image_ids: Sequence[str], out: np.ndarray) -> None:
+        """Copy features as they are stored into `out`, (len(image_ids), P, C).
+
+        Raises:
+            ValueError: an image has no features here.
+        """
+        rows = self.find(image_ids)
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        holders = np.searchsorted(ends, rows, side="right")
+        for place, (number, row) in enumerate(zip(holders.tolist(), rows.tolist(), strict=True)):
+            shard = self.shards[number]
+            out[place] = shard[row - ends[number] + len(shard)]
+
+    def find(self, image_ids: Sequence[str]) -> np.ndarray:
+        """Ids -> (len(image_ids),) rows.
 
         Raises:
             ValueError: an image has no features here.
         """
         if unknown := [i for i in image_ids if i not in self.rows]:
             raise ValueError(f"image {unknown[0]!r} has no features; pass it to extract_features")
-        rows = np.array([self.rows[i] for i in image_ids], dtype=np.int64)
-        ends = np.cumsum([len(shard) for shard in self.shards])
-        holders = np.searchsorted(ends, rows, side="right")
-        features = np.empty((len(rows), *self.row_shape), self.shards[0].dtype)
-        for number in np.unique(holders):
-            shard, here = self.shards[number], holders == number
-            features[here] = shard[rows[here] - ends[number] + len(shard)]
-        return torch.from_numpy(features).float()
+        return np.array([self.rows[i] for i in image_ids], dtype=np.int64)
 
 
 def extract_features(
@@ -82,50 +106,92 @@ def extract_features(
     config: ModelConfig,
     cache: str | Path,
     batch_size: int = 128,
-    share: tuple[int, int] = (0, 1),
+    share: tuple[int, int] | None = None,
 ) -> FeatureStore:
     """Encode each distinct image once, and open the memory-mapped float16 features of all.
 
     Each encoder and transform has a store, to which further images are added. An interrupted call
-    resumes; corrupt shards are encoded again; of several processes one at a time encodes a shard.
+    resumes; corrupt shards are encoded again. The ranks of a group encode a share each and open
+    the whole; of other processes that want the same, one encodes while the others wait.
 
     Args:
         encoder: (B, 3, H, W) -> (B, P, C), frozen. The store's key covers its parameters, buffers,
             repr and, for an encoder of your own, its code.
-        images: image id -> file; files of equal content are encoded once.
+        images: image id -> file; files of equal content are encoded once. A file is hashed once,
+            and again if its size or time of change differs.
         config: the model's; all but the trained part is in the key.
         cache: folder of the stores.
-        share: (rank, world) encodes and opens every `world`-th image only. Each rank calls this
-            with its own, waits for the others, and calls it again without.
+        share: (rank, world) encodes and opens every `world`-th image only.
 
     Raises:
         ValueError: no images, a rank outside the world, an image that cannot be read or decoded, or
             one whose features are not finite in float16 (at most 65,504).
     """
-    rank, world = share
+    rank, world = share or processes.rank_and_count()
     if not images or not 0 <= rank < world:
         raise ValueError(f"no images to encode, or no rank 0 to world - 1 in share {share}")
-    contents = _hash_images(images)
+    with ThreadPool(1) as pool:  # beside the looking up of files
+        hashing = pool.apply_async(_hash_encoder, (encoder.eval(), config))
+        with processes.main_first():  # the other ranks find the files' hashes
+            contents = _hash_images(images, Path(cache))
+        digest = hashing.get()
     first = {content: i for i, content in reversed(contents.items())}
     mine = sorted(first, key=first.__getitem__)[rank::world]
     paths = {content: images[first[content]] for content in mine}
-    digest = _hash_encoder(encoder.eval(), config)
     folder = _Folder(Path(cache) / digest.hexdigest()[:16], f"{rank}-of-{world}")
     if not paths.keys() <= folder.rows.keys():
         _encode_missing(encoder, paths, config.image_size, batch_size, folder)
-    opened = {i: content for i, content in contents.items() if content in paths}
+    opened = contents
+    if share is None:
+        processes.wait_for_all()
+        folder.refresh()
+    else:
+        opened = {i: content for i, content in contents.items() if content in paths}
     digest.update(json.dumps(opened).encode())
     return folder.open(opened, digest.hexdigest()[:16])
 
 
-def _hash_images(images: Mapping[str, Path]) -> dict[str, str]:
-    """Image id -> hash of its file, by id."""
-    ids = sorted(images)
+def _hash_images(images: Mapping[str, Path], cache: Path) -> dict[str, str]:
+    """Image id -> hash of its file, by id; files.json in the cache remembers them.
+
+    A file that changed in the last SETTLED seconds is not remembered: a second change might leave
+    size and time as they are.
+    """
+    note = cache / "files.json"
+    known, now = _read_note(note), time.time_ns()
+    ids, new = sorted(images), {}
+
+    def find(image_id: str) -> str:
+        path = os.path.abspath(images[image_id])
+        stamp = _stamp(path)
+        if (entry := known.get(path)) and entry[:2] == stamp:
+            return entry[2]
+        content = file_sha256(path)
+        if now - stamp[1] > SETTLED * 1e9:
+            new[path] = [*stamp, content]
+        return content
+
     try:
-        hashes = _in_threads(file_sha256, [images[i] for i in ids], "hashing")
+        hashes = _in_threads(find, ids, "hashing")
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}; get the file again") from error
+    _write_note(note, known, new)
     return dict(zip(ids, hashes, strict=True))
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """What a note remembers; nothing if it is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _write_note(path: Path, known: dict[str, Any], new: dict[str, Any]) -> None:
+    """Add to a note; a disk that cannot be written costs only the time it would save."""
+    if new:
+        with suppress(OSError), replacing(path) as scratch:
+            scratch.write_text(json.dumps(known | new))
 
 
 def _hash_encoder(encoder: nn.Module, config: ModelConfig) -> Any:
@@ -167,36 +233,34 @@ class _Folder:
         self.path, self.share = path, share
         self.shards: dict[str, np.ndarray] = {}  # by file name
         self.rows: dict[str, tuple[str, int]] = {}  # content -> file name, row in it
+        self.made_by: dict[str, str] = {}  # by file name
+        self.written: dict[str, list[int]] = {}  # by this process: file name -> stamp
         self.refresh()
 
     def refresh(self) -> None:
         """Read the shards that are new here; delete corrupt ones and those of another store."""
         paths = sorted(p for p in self.path.glob("*.safetensors") if p.name not in self.shards)
         note = self.path / "verified.json"
-        try:
-            verified = dict(json.loads(note.read_text()))
-        except (OSError, ValueError, TypeError):
-            verified = {}
+        known = _read_note(note)
+        verified = known | self.written
         found = _in_threads(lambda p: self._read(p, verified.get(p.name)), paths, "verifying")
         stamps = {}
         for path, shard in zip(paths, found, strict=True):
             if shard is not None:
-                stamps[path.name], contents, self.shards[path.name] = shard
+                stamps[path.name], contents, self.made_by[path.name], self.shards[path.name] = shard
                 for row, content in enumerate(contents):
                     self.rows.setdefault(content, (path.name, row))
-        if any(verified.get(name) != stamp for name, stamp in stamps.items()):
-            with suppress(OSError), replacing(note) as scratch:
-                scratch.write_text(json.dumps(verified | stamps))
+        _write_note(note, known, {n: s for n, s in stamps.items() if known.get(n) != s})
 
-    def _read(self, path: Path, verified: Any) -> tuple[list[int], list[str], np.ndarray] | None:
-        """A shard's stamp, contents and features; None if its images must be encoded again."""
+    def _read(self, path: Path, verified: Any) -> tuple[list[int], list[str], str, Any] | None:
+        """A shard's stamp, contents, maker and features; None if they must be made again."""
         try:
-            stamp = [path.stat().st_size, path.stat().st_ctime_ns]
+            stamp = _stamp(path)
             with safe_open(path, "pt") as file:  # memory-mapped
                 features, metadata = file.get_tensor("features").numpy(), file.metadata() or {}
             contents = metadata["contents"].split()
             if stamp == verified or metadata["checksum"] == self._checksum(contents, features):
-                return stamp, contents, features
+                return stamp, contents, metadata.get("made_by", "float32"), features
             reason = "its checksum differs"
         except FileNotFoundError:  # another process has deleted it
             return None
@@ -227,13 +291,14 @@ class _Folder:
             self.refresh()
             yield
 
-    def add(self, contents: list[str], features: Tensor) -> None:
-        """Write a shard, whole or not at all."""
+    def write(self, contents: list[str], features: Tensor, maker: str) -> None:
+        """Write a shard, whole or not at all; `refresh` then knows it. Threads may call this."""
+        path = self.path / f"{self.share}-{uuid4().hex}.safetensors"
         checksum = self._checksum(contents, features.numpy())
-        metadata = {"contents": " ".join(contents), "checksum": checksum}
-        with replacing(self.path / f"{self.share}-{uuid4().hex}.safetensors") as path:
-            save_file({"features": features}, path, metadata)
-        self.refresh()
+        metadata = {"contents": " ".join(contents), "checksum": checksum, "made_by": maker}
+        with replacing(path) as scratch:
+            save_file({"features": features}, scratch, metadata)
+        self.written[path.name] = _stamp(path)
 
     def open(self, contents: Mapping[str, str], key: str) -> FeatureStore:
         """The store of these images (id -> content)."""
@@ -242,40 +307,31 @@ class _Folder:
         starts = dict(zip(names, accumulate(map(len, shards), initial=0), strict=False))
         places = {i: self.rows[content] for i, content in contents.items()}
         rows = {i: starts[name] + row for i, (name, row) in places.items()}
-        return FeatureStore(shards, rows, key)
+        return FeatureStore(shards, rows, key, tuple(sorted({self.made_by[n] for n in names})))
+
+
+def _stamp(path: str | Path) -> list[int]:
+    """What differs after a file has changed: its size, and the time of its change."""
+    status = os.stat(path)
+    return [status.st_size, status.st_ctime_ns]
 
 
 def _encode_missing(
     encoder: nn.Module, paths: Mapping[str, Path], image_size: int, batch_size: int, folder: _Folder
 ) -> None:
+    """Encode what the folder lacks; threads write the shards."""
     folder.sweep()
-    missing = [content for content in paths if content not in folder.rows]
-    with tqdm(total=len(missing), desc="encoding", unit="image", mininterval=1.0) as bar:
-        for start in range(0, len(missing), SHARD_IMAGES):
-            part = missing[start : start + SHARD_IMAGES]
-            with folder.locked():
-                left = [content for content in part if content not in folder.rows]
-                bar.update(len(part) - len(left))
-                if left:
-                    files = [paths[content] for content in left]
-                    folder.add(left, _encode(encoder, files, image_size, batch_size, bar))
-
-
-@torch.no_grad()
-def _encode(
-    encoder: nn.Module, paths: list[Path], image_size: int, batch_size: int, bar: tqdm
-) -> Tensor:
-    """(len(paths), P, C) float16 features; files are decoded while the encoder computes."""
-    transform = image_transform(image_size)
-    device = next(encoder.parameters()).device
-    features = []
-    with ThreadPool(THREADS) as pool:
-        pixels = pool.imap(lambda path: transform(read_image(path)), paths)
-        while batch := list(islice(pixels, batch_size)):
-            features.append(encoder(torch.stack(batch).to(device)).half().cpu())
-            bar.update(len(batch))
-    encoded = torch.cat(features)
-    for path, one in zip(paths, encoded, strict=True):
-        if not all_finite(one):
-            raise ValueError(f"{path}: its features are NaN or exceed float16's 65,504")
-    return encoded
+    writers = 3 if next(encoder.parameters()).is_cuda else 1  # a CPU encodes slower than one writes
+    with folder.locked(), ThreadPoolExecutor(writers) as pool:
+        missing = [content for content in paths if content not in folder.rows]
+        with tqdm(total=len(missing), desc="encoding", unit="image", mininterval=1.0) as bar:
+            files, sizes = [paths[c] for c in missing], (SHARD_IMAGES, batch_size)
+            written: deque[Future] = deque()
+            for features in encode_files(encoder, files, image_size, *sizes, bar):
+                contents, missing = missing[: len(features)], missing[len(features) :]
+                written.append(pool.submit(folder.write, contents, features, made_by(encoder)))
+                if len(written) > 2 * writers:  # features wait in memory for their writer
+                    written.popleft().result()
+            for shard in written:
+                shard.result()
+        folder.refresh()

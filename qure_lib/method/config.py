@@ -6,6 +6,8 @@ from typing import Any
 from .drops import RULES, check_curve
 from .losses import find_objective
 
+PRECISIONS = ("fp16", "bf16", "fp32")
+
 
 def _setting(default: Any, about: str) -> Any:
     """A field with its default and its line of help, which the commands print."""
@@ -63,7 +65,8 @@ class TrainConfig:
     mining: MiningConfig = field(default_factory=MiningConfig)
     set_sizes: tuple[int, int] | None = _setting(None, "first and last set size; geometric between")
     exclude_reference: bool = _setting(False, "never draw the reference (the release may)")
-    amp: bool = _setting(True, "fp16 autocast where there is a GPU")
+    precision: str = _setting("fp16", "of steps on a GPU: fp16 (published), bf16 or fp32")
+    embed_precision: str = _setting("fp32", "of embeddings for mining and val on a GPU")
     seed: int = _setting(1000, "seed of the run")
     memory: int = _setting(256 * 2**20, "bytes for one chunk of scores")
 
@@ -71,6 +74,9 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "n_def", "learning_rate", "negatives", "memory"):
             if not getattr(self, name) > 0:  # NaN is not
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("precision", "embed_precision"):
+            if getattr(self, name) not in PRECISIONS:
+                raise ValueError(f"{name} must be one of {PRECISIONS}, not {getattr(self, name)!r}")
         if self.set_sizes is not None and min(self.set_sizes) < 1:
             raise ValueError(f"set_sizes must be at least 1, not {self.set_sizes}")
         if self.n_def > self.epochs:

@@ -13,6 +13,7 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES
 from qure_lib.method.strategies import STRATEGIES, check_strategy
 
+from .execution import Execution
 from .loop import train
 from .training_data import POOLS, load_training_data
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             data = load_training_data(args.data_root, args.allow_missing, args.pool)
             retriever = Retriever.open(args.checkpoint, data.images, args.runs / "features")
             name = args.name or config.mining.strategy
-            run = train(config, retriever, data, args.runs, name)
+            run = train(config, retriever, data, args.runs, name, _given(args, Execution))
             if processes.is_main():
                 print(run.history.to_string(index=False), run.folder, sep="\n")
     except (ValueError, OSError) as error:
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--allow-missing", action="store_true", help="leave out what has no image file")
     _add_settings(top.add_argument_group("training"), TrainConfig)
     _add_settings(top.add_argument_group("how hard negatives are chosen"), MiningConfig)
+    _add_settings(top.add_argument_group("how it runs; results stay the same"), Execution)
     return top
 
 

@@ -3,7 +3,6 @@
 import math
 import random
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,23 @@ from tqdm import tqdm
 
 from qure_lib import processes
 from qure_lib.datasets.queries import QuerySet
+from qure_lib.device import describe_device
 from qure_lib.evaluation.metrics import recall_at_k
+from qure_lib.features.reading import place_features
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import TrainConfig
-from qure_lib.method.losses import find_objective
+from qure_lib.method.losses import Objective, find_objective
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.negatives import HardNegativeSet
 from qure_lib.method.strategies import check_strategy
 
+from .execution import Encoder, Execution
 from .run_folder import Run, RunFolder
 from .training_data import TrainingData
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+CHECKED = 50  # steps on a GPU between two looks at the loss, each of which waits for the GPU
 
 
 def train(
@@ -35,7 +40,7 @@ def train(
     data: TrainingData,
     runs: str | Path,
     name: str,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    execution: Execution | None = None,
 ) -> Run:
     """Train by the published recipe; resume or open the same run where it is there.
 
@@ -45,7 +50,6 @@ def train(
 
     Args:
         retriever: its model is where training starts; it is not changed.
-        on_epoch: called with each finished epoch's row of the history.
 
     Raises:
         ValueError: an unknown strategy, too few queries for the objective, or a damaged checkpoint.
@@ -53,19 +57,22 @@ def train(
     Source: QuRe, arXiv:2507.12416, Algorithm 1; docs/method.md for what the release does.
     """
     check_strategy(config.mining)
+    execution = execution or Execution()
     folder = RunFolder(Path(runs), name, config, data.hashes(retriever))
     loop = Loop(config, retriever.copy(), data, folder)
     with folder.opened():
         loop.resume()
         left = range(loop.epoch, config.epochs)
+        if left:
+            loop.prepare(execution)
         quiet = not left or not processes.is_main()
         for epoch in tqdm(left, desc=name, unit="epoch", mininterval=1.0, disable=quiet):
             row = loop.run_epoch(epoch)
-            if on_epoch is not None:
-                on_epoch(row)
+            if execution.on_epoch is not None:
+                execution.on_epoch(row)
         run = Run(folder.path, pd.DataFrame(loop.history), pd.DataFrame(loop.mining), retriever)
         if processes.is_main():
-            folder.complete(loop.retriever, run)
+            folder.complete(loop.retriever, run, loop.devices)
         processes.wait_for_all()
         return run
 
@@ -137,16 +144,19 @@ class Loop:
         self, config: TrainConfig, retriever: Retriever, data: TrainingData, folder: RunFolder
     ) -> None:
         self.config, self.retriever, self.data, self.folder = config, retriever, data, folder
-        self.model = retriever.model
+        self.model, self.device = retriever.model, retriever.device
+        self.on_gpu = self.device.type == "cuda"
         self.parameters = self.model.trainable_parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.amp = config.amp and retriever.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
+        settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        settings["fused"] = self.on_gpu or None  # the fused one need not wait for the scaler
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), **settings)
+        self.dtype = DTYPES[config.precision if self.on_gpu else "fp32"]
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
+        self.encoder = Encoder(self.model, compiled=False)
         self.triplets = [t for q in data.train.values() for t in q.triplets]
         tokens = retriever.tokenize([t.caption for t in self.triplets])
         self.input_ids, self.attention_mask = tokens
+        self.caption_lengths = self.attention_mask.sum(dim=1).cpu()
         self.negatives = {
             c: HardNegativeSet.uniform(q.target_positions, len(q.corpus), _excluded(q, config))
             for c, q in data.train.items()
@@ -154,6 +164,29 @@ class Loop:
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
+        self.devices: list[str] = []  # that epochs were trained on
+
+    def prepare(self, execution: Execution) -> None:
+        """Put the features where steps read them, choose how steps run, and say so."""
+        name = describe_device(self.device)
+        if name not in self.devices:
+            self.devices.append(name)
+        said = [f"{self.folder.name}: on {name}, {torch.get_num_threads()} threads"]
+        if self.on_gpu:
+            said = [f"{self.folder.name}: on {name}, {self.config.precision}"]
+            features, where = place_features(
+                self.retriever.features, self.device, execution.features
+            )
+            precision = DTYPES[self.config.embed_precision]
+            self.retriever = replace(self.retriever, features=features, precision=precision)
+            said.append(where)
+        steps = len(self.triplets) // self.config.batch_size * (self.config.epochs - self.epoch)
+        compiled = execution.compiles(self.device, steps)
+        self.encoder = Encoder(self.model, compiled)
+        if compiled:
+            said.append("the step is compiled at its first call, a minute or two")
+        if processes.is_main():
+            tqdm.write("; ".join(said))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Define if it is time, step through the queries, validate. Returns the history's row."""
@@ -202,7 +235,8 @@ class Loop:
         """One pass over the triplets. Returns the mean loss, and the gradient's mean norm.
 
         Raises:
-            ValueError: the loss is not finite, or there is one query for in-batch contrast.
+            ValueError: the loss is not finite (a GPU is asked every CHECKED steps and at the end),
+                or there is one query for in-batch contrast.
         """
         negatives = self.draw(epoch, generator)
         objective = find_objective(self.config.objective_at(epoch))
@@ -213,28 +247,50 @@ class Loop:
         batches = list(order.split(self.config.batch_size))
         if not objective.needs_negatives and len(batches[-1]) == 1:
             self._join_last(batches)
-        total, norms, quiet = 0.0, [], not processes.is_main()
-        for batch in tqdm(batches, leave=False, mininterval=1.0, disable=quiet):
-            with torch.autocast(self.retriever.device.type, torch.float16, enabled=self.amp):
-                embedded = self._embed(batch, [negatives[i] for i in batch])
-                loss = objective.function(*embedded, self.model.temperature)
-            if not torch.isfinite(loss):
-                raise ValueError("the loss is not finite; lower the learning rate")
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
-            processes.average_gradients(self.parameters.values())
-            norms.append(self._gradient_norm())
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            total += loss.item() * len(batch)
-        finite = [norm for norm in norms if math.isfinite(norm)]  # fp16 skips a step that overflows
-        mean = sum(finite) / len(finite) if finite else math.nan
-        return {"loss": total / len(self.triplets), "gradient_norm": mean}
+        wanted = [self._images_of(batch, negatives) for batch in batches]
+        features = self.retriever.stream_features(wanted)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, norm, finite norms
+        quiet = not processes.is_main()
+        bar = tqdm(batches, leave=False, mininterval=1.0, disable=quiet)
+        for number, (batch, images) in enumerate(zip(bar, features, strict=True), 1):
+            loss, norm = self._step(batch, images, objective)
+            finite = norm.isfinite()  # fp16 skips a step that overflows
+            parts = loss.double() * len(batch), norm.where(finite, 0.0).double(), finite.double()
+            sums += torch.stack(parts)
+            if number == len(batches) or number % (CHECKED if self.on_gpu else 1) == 0:
+                self._check(sums)
+        loss, norm, count = sums.tolist()
+        mean = norm / count if count else math.nan
+        return {"loss": loss / len(self.triplets), "gradient_norm": mean}
 
-    def _gradient_norm(self) -> float:
+    def _check(self, sums: Tensor) -> None:
+        if not math.isfinite(sums[0].item()):
+            raise ValueError("the loss is not finite; lower the learning rate")
+
+    def _step(self, batch: Tensor, images: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """One step on a batch. Returns its loss and the gradient's norm, on the device."""
+
+        def forward_and_backward() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            half = self.dtype != torch.float32
+            with torch.autocast(self.device.type, self.dtype if half else None, enabled=half):
+                embedded = self._embed(batch, images)
+                loss = objective.function(*embedded, self.model.temperature)
+            self.scaler.scale(loss).backward()
+            return loss.detach()
+
+        loss = self.encoder.attempt(forward_and_backward)
+        processes.average_gradients(self.parameters.values())
+        norm = self._gradient_norm()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss, norm
+
+    def _gradient_norm(self) -> Tensor:
         """Of all parameters together, without the scaler's factor."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients)) / self.scaler.get_scale()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm / self.scaler.scale(torch.ones_like(norm))
 
     def _join_last(self, batches: list[Tensor]) -> None:
         """Join a last batch of one query to the one before: contrast within it would be 0."""
@@ -247,25 +303,32 @@ class Loop:
                 f"cannot use: it joins the batch before, of {len(batches[-1])} then"
             )
 
-    def _embed(self, batch: Tensor, negatives: list[list[str]]) -> list[Tensor]:
+    def _images_of(self, batch: Tensor, negatives: list[list[str]]) -> list[str]:
+        """This process's references, targets and negatives of a batch."""
+        mine = batch[processes.share(len(batch))].tolist()
+        triplets = [self.triplets[i] for i in mine]
+        ids = [t.reference for t in triplets] + [t.target for t in triplets]
+        return ids + [image_id for i in mine for image_id in negatives[i]]
+
+    def _embed(self, batch: Tensor, features: Tensor) -> list[Tensor]:
         """(B, D) queries, (B, T, D) targets and (B, K, T, D) negatives, whole on every process.
 
         Each process encodes its share.
+
+        Args:
+            features: (b + b + b K, P, C) of this process's references, targets and negatives.
         """
-        size, mine = len(batch), processes.share(len(batch))
-        batch, negatives = batch[mine], negatives[mine]
-        triplets = [self.triplets[i] for i in batch]
-        rows = batch.to(self.retriever.device)
-        length = int(self.attention_mask[rows].sum(dim=1).max())
-        queries = self.model.encode_query(
-            self.retriever.read_features([t.reference for t in triplets]),
-            self.input_ids[rows, :length],
-            self.attention_mask[rows, :length],
-        )
-        image_ids = [t.target for t in triplets] + [i for row in negatives for i in row]
-        images = self.model.encode_image(self.retriever.read_features(image_ids))
-        targets, images = images[: len(batch)], images[len(batch) :]
-        images = images.unflatten(0, (len(batch), len(negatives[0])))
+        size, batch = len(batch), batch[processes.share(len(batch))]
+        count = len(batch)
+        static = size == self.config.batch_size
+        rows = batch.to(self.device, non_blocking=True)
+        length = self.input_ids.shape[1]
+        if not (static and self.encoder.is_compiled):
+            length = int(self.caption_lengths[batch].max())
+        tokens = self.input_ids[rows, :length], self.attention_mask[rows, :length]
+        queries, images = self.encoder(static, features[:count], *tokens, features[count:])
+        targets, images = images[:count], images[count:]
+        images = images.unflatten(0, (count, len(images) // count))
         return [processes.gather_rows(t, size) for t in (queries, targets, images)]
 
     def validate(self) -> dict[str, float]:
@@ -296,6 +359,7 @@ class Loop:
             "model": {n: p.detach() for n, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "devices": self.devices,
         }
 
     def resume(self) -> None:
@@ -315,8 +379,12 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["model"][name])
+        for saved in state["optimizer"]["param_groups"]:  # the run may have begun elsewhere
+            saved["fused"] = self.optimizer.defaults["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:  # empty where it was not enabled
+            self.scaler.load_state_dict(state["scaler"])
+        self.devices = list(state["devices"])
         self.folder.first_epoch = self.epoch
 
 

@@ -8,7 +8,9 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +35,8 @@ from qure_lib.method.strategies import STRATEGIES
 
 # All that the epochs before the first definition depend on, beside their objective and the data.
 WARM_UP_SETTINGS = ("epochs", "batch_size", "learning_rate", "weight_decay", "warm_up_epochs")
-WARM_UP_SETTINGS += ("min_learning_rate_ratio", "amp", "seed", "memory", "exclude_reference")
+WARM_UP_SETTINGS += ("min_learning_rate_ratio", "precision", "embed_precision", "seed", "memory")
+WARM_UP_SETTINGS += ("exclude_reference",)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.tower = self.path / "vision_encoder.safetensors"  # once for all models of the run
         self.first_epoch = 0  # of this process: 0, or where it resumed
+        self.saver, self.saving = ThreadPoolExecutor(1), None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -100,7 +104,9 @@ class RunFolder:
         with exclusive(self.path):
             try:
                 yield
+                self.finish_saving()
             finally:
+                self.saver.shutdown()
                 if "events" in vars(self):
                     self.events.close()
 
@@ -124,7 +130,22 @@ class RunFolder:
             save_file({n: p.detach().clone() for n, p in parameters.items()}, path)
 
     def save_epoch(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
-        """End an epoch: the model if it is the best so far, and the atomic checkpoint last."""
+        """End an epoch: the model if it is the best so far, and the atomic checkpoint last.
+
+        A GPU goes on: a thread writes what is copied there. The next call waits for it.
+        """
+        self.finish_saving()
+        if retriever.device.type != "cuda":
+            return self._save_epoch(retriever, state, best)
+        self.saving = self.saver.submit(self._save_epoch, retriever.copy(), deepcopy(state), best)
+
+    def finish_saving(self) -> None:
+        """Wait for the thread that `save_epoch` may have left writing; raises what it raised."""
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            saving.result()
+
+    def _save_epoch(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
         if best:
             retriever.save(self.path / "best", self.tower)
         save_checkpoint(self.checkpoint, state)
@@ -134,8 +155,9 @@ class RunFolder:
                     with replacing(self.warm_up) as scratch:
                         shutil.copytree(self.path, scratch)
 
-    def complete(self, retriever: Retriever, run: Run) -> None:
-        """Write what a finished run has, where it is not there."""
+    def complete(self, retriever: Retriever, run: Run, devices: list[str]) -> None:
+        """Write what a finished run has, where it is not there; devices: where it was trained."""
+        self.finish_saving()
         if not (self.path / "last").exists():
             retriever.save(self.path / "last", self.tower)
         for file, frame in (("history.csv", run.history), ("mining.csv", run.mining)):
@@ -146,6 +168,8 @@ class RunFolder:
                 name=self.name,
                 config=self.config,
                 data=self.hashes,
+                features_made_by=retriever.features.made_by,
+                trained_on=devices,
                 seconds=run.history[["mining_s", "training_s", "val_s"]].sum().to_dict(),
                 processes=processes.rank_and_count()[1],
             )

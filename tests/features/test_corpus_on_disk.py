@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from qure_lib.datasets.cirr import load_cirr
 from qure_lib.datasets.queries import Corpus
 from qure_lib.evaluation.circo import evaluate_circo
 from qure_lib.evaluation.cirr import evaluate_cirr
+from qure_lib.features import encoding
 from qure_lib.features import store as store_module
 from qure_lib.features.corpus_on_disk import CorpusOnDisk, StoredImages
 from qure_lib.features.retriever import Retriever
@@ -61,7 +61,7 @@ def test_protocols_hardly_move(smoke_world, cirr, retriever, on_disk, evaluate):
 
 def test_each_image_is_embedded_once_and_found_again(cirr, on_disk, monkeypatch):
     first = on_disk.embed_corpus(cirr.corpus)
-    monkeypatch.setattr(store_module, "_encode", None)  # would fail
+    monkeypatch.setattr(store_module, "encode_files", None)  # would fail
     moved = Corpus(cirr.corpus.image_ids[::-1], cirr.corpus.paths[::-1])
     again = on_disk.embed_corpus(moved)
     assert torch.equal(again[0:3], first[len(moved) - 3 :].flip(0))
@@ -87,15 +87,16 @@ def test_another_model_or_corpus_is_another_store(cirr, retriever, on_disk, monk
 
 def test_an_interrupted_embedding_leaves_nothing_half_done(cirr, retriever, tmp_path, monkeypatch):
     disk, batches = CorpusOnDisk(retriever, tmp_path), []
+    encode = encoding._encode
 
-    def interrupt(pixels, batch_size):
+    def interrupt(*arguments):
         if batches:
             raise KeyboardInterrupt
-        batches.append(batch_size)
-        return islice(pixels, batch_size)
+        batches.append(arguments)
+        return encode(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(store_module, "islice", interrupt)
+        patched.setattr(encoding, "_encode", interrupt)
         disk.embed_corpus(cirr.corpus)
     assert [p.name for p in tmp_path.glob("*/*")] == [".0-of-1.lock"]
     assert disk.embed_corpus(cirr.corpus).shape[0] == len(cirr.corpus)

@@ -23,6 +23,7 @@ from torch import nn
 from qure_lib.datasets import preprocessing
 from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.preprocessing import image_transform
+from qure_lib.features import encoding
 from qure_lib.features import store as store_module
 from qure_lib.features.store import _Folder, extract_features
 from qure_lib.method.config import ModelConfig
@@ -57,6 +58,7 @@ def images(tmp_path):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(store_module, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(store_module, "SETTLED", 3600.0)  # no file is old enough to be remembered
 
 
 @pytest.fixture
@@ -346,7 +348,7 @@ def extract_and_be_killed(start, images, cache):
 @pytest.mark.slow
 def test_a_killed_extraction_loses_one_shard_and_resumes(images, cache):
     assert run_all(extract_and_be_killed, (images, cache)) == [-signal.SIGKILL]
-    (folder,) = cache.iterdir()
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
     assert len(shards_in(folder)) == 2 and len(list(folder.glob("*.safetensors"))) == 1
     encoder = Patches()
     store = extract_features(encoder, images, SMALL, cache)
@@ -428,3 +430,109 @@ def test_unknown_images_are_refused(images, cache):
         store.get(["a", "z"])
     with pytest.raises(ValueError, match="no images"):
         extract_features(Patches(), {}, SMALL, cache)
+
+
+# --- files are hashed once -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed; all but just changed files count as settled."""
+    names, file_sha256 = [], store_module.file_sha256
+    monkeypatch.setattr(store_module, "SETTLED", -1.0)
+    monkeypatch.setattr(
+        store_module, "file_sha256", lambda path: names.append(Path(path).stem) or file_sha256(path)
+    )
+    return names
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changes(images, cache, hashed):
+    encoder = Patches()
+    first = extract_features(encoder, images, SMALL, cache)
+    assert sorted(hashed) == list("abcde")
+    assert extract_features(encoder, images, SMALL, cache).key == first.key and len(hashed) == 5
+    status = images["c"].stat()
+    Image.new("RGB", (16, 16), "red").save(images["c"])
+    os.truncate(images["c"], 60)
+    images["c"].write_bytes(images["d"].read_bytes())
+    os.utime(images["c"], ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copying tool would
+    other = extract_features(encoder, images, SMALL, cache)
+    assert hashed[5:] == ["c"] and other.rows["c"] == other.rows["d"]
+
+
+def test_a_file_of_another_encoder_is_not_hashed_again(images, cache, hashed):
+    extract_features(Patches(), images, SMALL, cache)
+    extract_features(encoder_of("code"), images, SMALL, cache)
+    assert len(hashed) == 5
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(images, cache, hashed, monkeypatch):
+    """A second change in the same tick of the clock could leave its size and time as they are."""
+    monkeypatch.setattr(store_module, "SETTLED", 60.0)
+    for _ in range(2):
+        extract_features(Patches(), images, SMALL, cache)
+    assert len(hashed) == 10
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"a": 3}', "null"])
+def test_a_damaged_note_of_hashes_costs_nothing(images, cache, hashed, content):
+    first = extract_features(Patches(), images, SMALL, cache)
+    (cache / "files.json").write_text(content)
+    assert extract_features(Patches(), images, SMALL, cache).key == first.key
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(images, cache, hashed, monkeypatch):
+    first = extract_features(Patches(), images, SMALL, cache)
+    (cache / "files.json").unlink()
+    replacing = store_module.replacing
+
+    def full(path):
+        if path.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        return replacing(path)
+
+    monkeypatch.setattr(store_module, "replacing", full)
+    assert extract_features(Patches(), images, SMALL, cache).key == first.key
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+
+def test_processes_decode_as_threads_do(images):
+    pixels = encoding._Pixels(list(images.values()), 16, torch.float32)
+    chunks = [range(0, 2), range(2, 4), range(4, 5)]
+    threads, workers = (list(encoding._decode(pixels, chunks, n)) for n in (0, 2))
+    assert [len(chunk) for chunk in workers] == [2, 2, 1]
+    assert all(torch.equal(one, other) for one, other in zip(threads, workers, strict=True))
+
+
+def test_a_process_names_the_file_that_it_cannot_decode(images):
+    images["c"].write_text("not an image")
+    pixels = encoding._Pixels(list(images.values()), 16, torch.float32)
+    for processes in (0, 2):
+        with pytest.raises(ValueError, match=r"^\S*c\.png cannot be decoded"):
+            list(encoding._decode(pixels, [range(0, 2), range(2, 5)], processes))
+
+
+def test_who_made_the_features_is_known(images, cache):
+    store = extract_features(Patches(), {"a": images["a"]}, SMALL, cache)
+    assert store.made_by == ("float32 on cpu",)
+    (shard,) = shards_in(cache)
+    with store_module.safe_open(shard, "pt") as file:
+        metadata = file.metadata() | {"made_by": "float16 on a GPU"}
+        store_module.save_file({"features": file.get_tensor("features")}, shard, metadata)
+    store = extract_features(Patches(), images, SMALL, cache)
+    assert store.made_by == ("float16 on a GPU", "float32 on cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_features_are_close_and_an_overflow_is_encoded_again(images, cache):
+    class Large(Patches):
+        def forward(self, pixels):
+            return super().forward(pixels) * (1e9 if torch.is_autocast_enabled("cuda") else 1.0)
+
+    plain = extract_features(Patches(), images, SMALL, cache)
+    on_gpu = extract_features(Patches().cuda(), images, SMALL, cache / "gpu")
+    torch.testing.assert_close(on_gpu.get("abcde"), plain.get("abcde"), atol=2e-3, rtol=2e-3)
+    again = extract_features(Large().cuda(), images, SMALL, cache / "large").get("abcde")
+    assert again.isfinite().all()

@@ -18,6 +18,7 @@ from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.ranking import rank_corpus
+from qure_lib.train.execution import Execution
 from qure_lib.train.loop import Loop, learning_rate_at, train
 from qure_lib.train.run_folder import load_checkpoint, save_checkpoint
 from qure_lib.train.training_data import load_training_data
@@ -64,7 +65,9 @@ def test_of_two_that_want_the_same_run_one_trains_it(parts, tmp_path):
     config, trained = replace(CONFIG, epochs=2, n_def=2), []
 
     def ask(_):
-        return train(config, retriever, data, tmp_path, "shared", trained.append)
+        return train(
+            config, retriever, data, tmp_path, "shared", Execution(on_epoch=trained.append)
+        )
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(ask, range(2))
@@ -133,7 +136,7 @@ def test_resuming_after_a_kill_equals_no_kill(
             killed()
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, retriever, data, tmp_path, "killed", on_epoch=die_after_two)
+        train(config, retriever, data, tmp_path, "killed", Execution(on_epoch=die_after_two))
     with pytest.raises(KeyboardInterrupt):  # once more, within the last epoch
         train(config, retriever, data, tmp_path, "killed")
     monkeypatch.undo()
@@ -155,7 +158,7 @@ def test_runs_share_a_warm_up_and_lose_nothing_by_it(parts, tmp_path):
     train(first, retriever, data, tmp_path / "shared", "first")
     epochs = []
     shared = train(
-        other, retriever, data, tmp_path / "shared", "other", lambda row: epochs.append(row)
+        other, retriever, data, tmp_path / "shared", "other", Execution(on_epoch=epochs.append)
     )
     alone = train(other, retriever, data, tmp_path / "alone", "other")
     assert [row["epoch"] for row in epochs] == [1]
@@ -190,10 +193,9 @@ def test_several_negatives_are_distinct_and_seen_only_after_warm_up(
 
     def spy(queries, targets, negatives, tau):
         count, k = negatives.shape[:2]
-        rows = np.array(read[-1][count:]).reshape(count, k)
-        assert all(
-            len({*row, target}) == k + 1 for row, target in zip(rows, read[-1], strict=False)
-        )
+        own = read[-1][count : 2 * count]
+        rows = np.array(read[-1][2 * count :]).reshape(count, k)
+        assert all(len({*row, t}) == k + 1 for row, t in zip(rows, own, strict=True))
         seen.append(k)
         return (negatives * queries[:, None, None]).mean()
 
@@ -211,7 +213,7 @@ def test_evaluation_grades_the_first_ten_images(parts):
     pd.testing.assert_frame_equal(graded[plain.columns], plain)
     queries, relevance = data.val["shirt"], data.val_relevance["shirt"]
     embedded = retriever.embed_queries(queries), retriever.embed_corpus(queries.corpus)
-    order = next(r for _, r in rank_corpus(*embedded)).order
+    order = next(r for _, r in rank_corpus(*embedded)).order.cpu()
     rows = graded[graded.category == "shirt"].reset_index()
     for q, target in enumerate(queries.target_positions.tolist()):
         best = [i for i in order[q, :10].tolist() if i != target]
@@ -229,7 +231,7 @@ def test_the_history_goes_to_tensorboard(first_run):
 
 def test_a_finished_run_is_opened_not_repeated(parts, first_run):
     folder = first_run.folder
-    again = train(CONFIG, *parts, folder.parent, "first", on_epoch=lambda row: 1 / 0)
+    again = train(CONFIG, *parts, folder.parent, "first", Execution(on_epoch=lambda row: 1 / 0))
     assert again.folder == folder
     pd.testing.assert_frame_equal(again.history, first_run.history)
     same = [r.retriever("last").model.text_proj.weight for r in (again, first_run)]
@@ -355,8 +357,8 @@ def test_a_definition_records_the_temperature_that_the_model_has_then(parts, fir
 
 
 def test_the_gradients_norm_is_the_mean_of_the_finite_ones(parts, tmp_path, monkeypatch):
-    norms = iter([3.0, float("inf"), 5.0, *[4.0] * 1000])
-    monkeypatch.setattr(Loop, "_gradient_norm", lambda loop: next(norms))
+    norms = iter(torch.tensor([3.0, float("inf"), 5.0, *[4.0] * 1000]))
+    monkeypatch.setattr(Loop, "_gradient_norm", lambda loop: next(norms).to(loop.device))
     config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
     run = train(config, *parts, tmp_path, "norms")
     assert run.history.gradient_norm[0] == pytest.approx(4.0)
@@ -369,10 +371,12 @@ def test_the_gradients_norm_is_of_all_parameters_together(parts, tmp_path, monke
     def spy(loop):
         known = (p.grad for p in loop.parameters.values() if p.grad is not None)
         every = torch.cat([gradient.flatten() for gradient in known])
-        found.append((norm_of(loop), every.double().norm().item()))
+        found.append((norm_of(loop), every.double().norm()))
         return found[-1][0]
 
     monkeypatch.setattr(Loop, "_gradient_norm", spy)
     config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
     train(config, *parts, tmp_path, "norms")
-    assert found and all(norm == pytest.approx(every, rel=1e-3) for norm, every in found)
+    assert found and all(
+        norm.item() == pytest.approx(every.item(), rel=1e-3) for norm, every in found
+    )
