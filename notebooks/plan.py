@@ -2,12 +2,15 @@
 
     python notebooks/plan.py --profile fashioniq      (or: make plan PROFILE=fashioniq)
 
-Prints what is missing (data, images, weights), what the run costs by a stated model (disk, GPU
-memory, hours), and the next command. With --check it prints only if something is missing, and then
-exits 1: `make reproduce` runs this first.
+Prints what is missing (data, images, weights), what the run costs (disk, GPU memory, time), and the
+next command. Times come from rates: those of your own card, which `make bench` writes, else the
+shipped ones, else some that were seen by hand; the plan says which. With --check it prints only if
+something is missing, and then exits 1: `make reproduce` runs this first.
 """
 
 import argparse
+import csv
+import math
 import os
 import shutil
 import sys
@@ -22,21 +25,39 @@ import torch
 from qure_lib.datasets.hp_fashioniq import load_hp_fashioniq, load_set_scores
 from qure_lib.datasets.loading import real_annotations
 from qure_lib.evaluation.registry import PROTOCOLS
+from qure_lib.features.reading import RESERVED
 from qure_lib.method.config import ModelConfig, TrainConfig
 from qure_lib.method.model import QuReModel
 
 ROOT = run.HERE.parent
-# The cost model. A multiplication with its addition is two operations, a backward pass costs two
-# forward ones. How much of a GPU's peak such small batches reach is an assumption, not a
-# measurement: cards of 24 GB peak at 70 to 165 tera-operations a second in fp16. Read hours as an
-# order of magnitude.
-SUSTAINED = 2e13  # operations a second
+# Rates of the published ViT-L shape, by `what` of the rows that benchmarks/gpu.py writes. The
+# values were seen by hand on an NVIDIA H200 with 16 cores, before this code had met a GPU; they are
+# used if there is no CSV.
+FEATURES, EMBEDDING = "features: files to store", "embedding: queries and images"
+ON_CARD, IN_HOST = "step: features on the card", "step: features in host memory"
+COMPILATION = "compilation"
+BY_HAND = {
+    FEATURES: 1836.0,  # images/s; 14 processes decode, the encoder works in float16
+    ON_CARD: 1555.0,  # samples/s; batch 32, compiled, with CUDA graphs
+    IN_HOST: 1063.0,  # samples/s; a CUDA graph, pinned buffers that a thread fills
+    EMBEDDING: 3960.0,  # queries and images a second, in float32
+    COMPILATION: 90.0,  # seconds, once a run
+}
+OWN_CSV = Path("reports/benchmarks/gpu.csv")  # relative to the root, as the next
+SHIPPED_CSV = Path("reports/shipped/benchmarks/gpu.csv")
+MEASURE = "`make bench` on your card writes your own"
+NOT_COUNTED = "slow disks and few cores (they decode the images); ranking, mining and opening a "
+NOT_COUNTED += "store, seconds each; another card has other rates"
+# For notebook 10, which counts operations (a multiplication with its addition is two, a backward
+# pass costs two forward ones) and assumes so many a second. No time of this plan does: small steps
+# wait for kernel launches, not for arithmetic.
+SUSTAINED = 2e13
 CAPTION_TOKENS = 16
 TRAINED = "the released rule, the preference curve, uniform negatives, in-batch contrast"
 RUNS = 4  # those, trained by notebooks 02 and 03 and opened by 04
 RANKED = RUNS + 1  # models that are ranked on CIRCO: the runs, and the starting model
 GPU_MEMORY = 24  # GB that the profiles are made for
-GB, HOUR = 1e9, 3600
+GB, MINUTE, HOUR = 1e9, 60, 3600
 PYTHON = ".venv/bin/python"  # as commands name it
 
 # A profile of published size is called like its data set, which `data_root` names, but this one
@@ -53,22 +74,31 @@ class PlanLine:
     remedy: str | None = None
 
 
+@dataclass(frozen=True)
+class Rates:
+    """What a card does, by the names of BY_HAND (ON_CARD may be missing), and whose rates it is."""
+
+    values: dict[str, float]
+    source: str
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the plan; the exit status is 1 if --check finds something missing, 2 on an error."""
     options = parser().parse_args(arguments)
     try:
         places = read_places(options.profile)
         required = list(requirements(options.profile, places))
+        missing = [line for line in required if line.remedy]
+        if options.allow_missing:
+            missing = [line for line in missing if not line.what.endswith("images")]
+        if options.check and not missing:
+            return 0
+        expected = list(costs(options.profile, places))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    missing = [line for line in required if line.remedy]
-    if options.allow_missing:
-        missing = [line for line in missing if not line.what.endswith("images")]
-    if options.check and not missing:
-        return 0
     ready = f"make reproduce PROFILE={options.profile}"
-    for line in [*required, *costs(options.profile, places)]:
+    for line in [*required, *expected]:
         print(f"{line.what:<24}{line.state}")
     print(f"\nNext: {missing[0].remedy if missing else ready}")
     return int(options.check)
@@ -173,11 +203,13 @@ def weights_line(folder: Path) -> PlanLine:
 
 
 def costs(profile: str, places: dict[str, Path]) -> Iterator[PlanLine]:
-    """Disk, GPU memory and hours, by the cost model."""
-    config, train = ModelConfig(), TrainConfig()
+    """Disk, GPU memory and time."""
+    config, train, rates = ModelConfig(), TrainConfig(), find_rates()
     frozen, trained = count_parameters(config)
     for name in data_folders(profile):
-        yield from data_costs(name, config)
+        yield from data_costs(name, config, rates)
+    yield PlanLine("rates from", rates.source)
+    yield PlanLine("not counted", NOT_COUNTED)
     if "checkpoint" in places:
         # last and best, the checkpoint with two moments of the optimizer, and the definitions
         kept = RUNS * 4 * (frozen + (2 + 3 + train.n_def) * trained)
@@ -194,13 +226,13 @@ def costs(profile: str, places: dict[str, Path]) -> Iterator[PlanLine]:
     yield PlanLine("here", f"{free:.0f} GB of disk free; GPU: {gpu}")
 
 
-def data_costs(name: str, config: ModelConfig) -> Iterator[PlanLine]:
-    """What a data set's features or embeddings take on disk, and the hours of its run."""
+def data_costs(name: str, config: ModelConfig, rates: Rates) -> Iterator[PlanLine]:
+    """What a data set's features or embeddings take on disk, and the times of its run."""
     protocol = PROTOCOLS[name]
     key, counts = protocol.key, protocol.counts
     stored = counts.train_images + counts.images
     if counts.train_images:
-        each = 2 * vision_tokens(config) * config.vision_width
+        each = feature_bytes(config)
         what = f"{stored:,} images x {each / 1e3:.0f} KB = {stored * each / GB:.1f} GB"
         of_train = counts.train_images * each / GB
         yield PlanLine(
@@ -211,31 +243,142 @@ def data_costs(name: str, config: ModelConfig) -> Iterator[PlanLine]:
         total = RANKED * stored * each / GB
         what = f"{stored:,} images x {each / 1e3:.0f} KB x {RANKED} models = {total:.1f} GB"
         yield PlanLine(f"disk: {key}", f"{what} of embeddings")
-    hours = [f"{step} {seconds / HOUR:.1f} h" for step, seconds in times(name, config).items()]
-    yield PlanLine(f"time: {key}", f"{', '.join(hours)} (order of magnitude, by the cost model)")
+    parts = times(name, config, rates)
+    state = ", ".join(f"{part} {duration(seconds)}" for part, seconds in parts.items())
+    if len(parts) > 1:
+        state += f"; together {duration(sum(parts.values()))}"
+    if counts.train_images:
+        yield PlanLine(f"GPU: {key}", place_features(name, config, rates)[1])
+    yield PlanLine(f"time: {key}", state)
+    yield PlanLine(f"rates: {key}", describe_rates(name, config, rates))
 
 
-def times(name: str, config: ModelConfig) -> dict[str, float]:
-    """Seconds of each step on a data set, by the cost model."""
-    protocol, vision = PROTOCOLS[name], vision_operations(config)
+def find_rates() -> Rates:
+    """The user's own rates, else the shipped ones, else those seen by hand.
+
+    Raises:
+        ValueError: the CSV lacks a row, has it twice, or a value is not a positive number.
+    """
+    for path in (OWN_CSV, SHIPPED_CSV):
+        if (ROOT / path).is_file():
+            return read_rates(path)
+    source = f"seen by hand on an NVIDIA H200, not measured with this code; {MEASURE}"
+    return Rates(BY_HAND, source)
+
+
+def read_rates(path: Path) -> Rates:
+    """The rates in a CSV of benchmarks/gpu.py; raises as `find_rates` does.
+
+    A card that cannot hold FashionIQ's features writes no row ON_CARD; all other rows are needed.
+    """
+    with (ROOT / path).open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    values, remedy = {}, "delete the file, or run `make bench` on your card"
+    for what in BY_HAND:
+        found = [row for row in rows if row.get("what") == what]
+        if what == ON_CARD and not found:
+            continue
+        if len(found) != 1:
+            raise ValueError(f"{path} has {len(found)} rows {what!r}, not one; {remedy}")
+        text = found[0].get("value") or ""
+        values[what] = positive_number(text)
+        if math.isnan(values[what]):
+            raise ValueError(f"{path}, row {what!r}: {text!r} is no positive number; {remedy}")
+    size, device = (found[0].get(name) or f"no {name} given" for name in ("size", "device"))
+    source = f"measured with this code on {device} ({path}: {size})"
+    return Rates(values, source if path == OWN_CSV else f"{source}; {MEASURE}")
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0; NaN if the text is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if 0 < value < math.inf else math.nan
+
+
+def times(name: str, config: ModelConfig, rates: Rates) -> dict[str, float]:
+    """Seconds of each part of a data set's run."""
+    protocol, values = PROTOCOLS[name], rates.values
     counts = protocol.counts
-    image = qformer_operations(config, 0)
-    query = qformer_operations(config, CAPTION_TOKENS)
+    definition, val = embedding_times(name, rates)
     if not counts.train_images:
         models = 1 if protocol.command.keeps_features else RANKED
-        operations = counts.images * (vision + image) + counts.queries * query
-        return {"ranking": models * operations / SUSTAINED}
+        return {"ranking": models * (counts.images / values[FEATURES] + val)}
     train = TrainConfig(**protocol.training.recipe)
-    step = 3 * (query + 2 * image)  # forward and backward; one query, one target, one negative
-    define = counts.train_queries * query + counts.train_images * image
-    val = counts.queries * query + counts.images * image
-    parts = {
-        "features": (counts.train_images + counts.images) * vision,
-        "training": RUNS * train.epochs * counts.train_queries * step,
-        "definitions": RUNS * len(train.definition_epochs) * define,
+    epoch = counts.train_queries / values[place_features(name, config, rates)[0]]
+    return {
+        "features": (counts.train_images + counts.images) / values[FEATURES],
+        "training": RUNS * (train.epochs * epoch + values[COMPILATION]),
+        "definitions": RUNS * len(train.definition_epochs) * definition,
         "val": RUNS * train.epochs * val,
     }
-    return {part: operations / SUSTAINED for part, operations in parts.items()}
+
+
+def embedding_times(name: str, rates: Rates) -> tuple[float, float]:
+    """Seconds of embedding the queries and images of one definition, and of one val."""
+    counts, rate = PROTOCOLS[name].counts, rates.values[EMBEDDING]
+    # A pool is FashionIQ's 18,000 targets, or all of CIRR's images, which its queries outnumber.
+    pool = min(counts.train_queries, counts.train_images)
+    definition = (counts.train_queries + pool) / rate
+    return definition, (counts.queries + counts.images) / rate
+
+
+def place_features(name: str, config: ModelConfig, rates: Rates) -> tuple[str, str]:
+    """Where a data set's features are in training: ON_CARD or IN_HOST, and the reason in words.
+
+    They are on the card if they fit it and leave RESERVED free, as in training.
+    """
+    counts, memory = PROTOCOLS[name].counts, gpu_memory()
+    size = (counts.train_images + counts.images) * feature_bytes(config)
+    needed = f"{size / GB:.1f} GB of them and {RESERVED / GB:.0f} GB kept free"
+    gpu = f"a GPU of {memory / GB:.0f} GB"
+    if size + RESERVED > memory:
+        return IN_HOST, f"features in host memory: {needed} do not fit {gpu}"
+    why = f"features on the card: {needed} fit {gpu}"
+    if ON_CARD not in rates.values:
+        return IN_HOST, f"{why}; this was not measured, so the rate is that of host memory"
+    return ON_CARD, why
+
+
+def gpu_memory() -> float:
+    """Bytes of this machine's GPU; without one, of a GPU that the profiles are made for."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return GPU_MEMORY * GB
+
+
+def describe_rates(name: str, config: ModelConfig, rates: Rates) -> str:
+    """The rates behind `times`, to be compared with what is measured."""
+    values = rates.values
+    features = f"features {values[FEATURES]:,.0f} images/s"
+    if not PROTOCOLS[name].counts.train_images:
+        return f"{features}, embedding {values[EMBEDDING]:,.0f} queries and images/s"
+    definition, val = embedding_times(name, rates)
+    place = place_features(name, config, rates)[0]
+    return (
+        f"{features}, training {values[place]:,.0f} samples/s ({place.removeprefix('step: ')}), "
+        f"a definition {definition:.1f} s, a val {val:.1f} s, "
+        f"compilation {values[COMPILATION]:.0f} s a run"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, minutes below two hours, else hours.
+
+    Example:
+        >>> duration(22), duration(348), duration(9000)
+        ('22 s', '5.8 min', '2.5 h')
+    """
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    return f"{seconds / MINUTE:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
+
+
+def feature_bytes(config: ModelConfig) -> int:
+    """Bytes of one image's frozen features, in float16."""
+    return 2 * vision_tokens(config) * config.vision_width
 
 
 def vision_tokens(config: ModelConfig) -> int:

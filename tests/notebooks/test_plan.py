@@ -1,4 +1,4 @@
-"""The plan of a published-size profile: its counts, its cost model, and what it says is next."""
+"""The plan of a published-size profile: its counts, its rates, and what it says is next."""
 
 import os
 import re
@@ -6,9 +6,11 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import plan
 import pytest
 import run
@@ -26,10 +28,46 @@ from qure_lib.datasets.queries import Counts
 from qure_lib.evaluation.__main__ import parser
 from qure_lib.evaluation.fashioniq import FASHIONIQ
 from qure_lib.evaluation.registry import PROTOCOLS
+from qure_lib.files import replacing
 from qure_lib.method.config import ModelConfig, TrainConfig
 from qure_lib.method.model import QuReModel
 
 PUBLISHED = ModelConfig()
+GB = 1e9
+ROWS = {  # of benchmarks/gpu.py: what -> value, unit
+    "features: files to store": (100, "images/s"),
+    "step: features on the card": (50, "samples/s"),
+    "step: features in host memory": (20, "samples/s"),
+    "embedding: queries and images": (1000, "items/s"),
+    "compilation": (60, "s"),
+    "step: compiled": (1, "1 = yes"),
+    "a row of another name": ("none", "s"),
+}
+RATES = plan.Rates({what: float(ROWS[what][0]) for what in plan.BY_HAND}, "a made-up card")
+
+
+@pytest.fixture(autouse=True)
+def published_gpu(monkeypatch):
+    """No GPU here, so a plan is for one of 24 GB."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def write_rates(tmp_path, monkeypatch):
+    """Write ROWS, some of them replaced or (None) left out, as a CSV below tmp_path."""
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+
+    def write(path: Path, device: str, **replaced: object) -> None:
+        values = {what: value for what, (value, _) in ROWS.items()} | replaced
+        rows = [
+            dict(what=what, value=value, unit=ROWS[what][1], size="ViT-L", device=device, threads=2)
+            for what, value in values.items()
+            if value is not None
+        ]
+        with replacing(tmp_path / path) as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+
+    return write
 
 
 @pytest.fixture
@@ -104,31 +142,144 @@ def test_operations_are_those_that_torch_counts():
 
 
 def test_the_stores_take_what_their_arrays_take():
-    (features, _) = plan.data_costs("fashioniq", PUBLISHED)
+    features = next(iter(plan.data_costs("fashioniq", PUBLISHED, RATES)))
     assert "40,551 images x 526 KB = 21.3 GB" in features.state
     assert "(13.2 GB for training)" in features.state
-    embeddings = next(iter(plan.data_costs("circo", PUBLISHED)))
+    embeddings = next(iter(plan.data_costs("circo", PUBLISHED, RATES)))
     assert "123,403 images x 16 KB x 5 models = 10.1 GB" in embeddings.state
 
 
-def test_a_longer_run_costs_more():
-    fashioniq, cirr = (plan.times(name, PUBLISHED) for name in ("fashioniq", "cirr"))
-    assert cirr["training"] / fashioniq["training"] == pytest.approx(50 * 28_225 / (30 * 18_000))
-    assert fashioniq["definitions"] < fashioniq["training"] > fashioniq["features"]
+def test_times_are_counts_by_rates(monkeypatch):
+    # FashionIQ: 30 epochs, definitions at 5, 10, 15, 20 and 25; its features do not fit 24 GB
+    assert plan.times("fashioniq", PUBLISHED, RATES) == pytest.approx(
+        {
+            "features": 40_551 / 100,
+            "training": 4 * (30 * 18_000 / 20 + 60),
+            "definitions": 4 * 5 * (18_000 + 18_000) / 1000,  # the pools are the targets
+            "val": 4 * 30 * (6_016 + 15_415) / 1000,
+        }
+    )
+    # CIRR: 50 epochs, definitions at 8, 16, 24, 32, 40 and 48; its features fit 32 GB
+    monkeypatch.setattr(plan, "gpu_memory", lambda: 32 * GB)
+    cirr = plan.times("cirr", PUBLISHED, RATES)
+    assert cirr["training"] == pytest.approx(4 * (50 * 28_225 / 50 + 60))
+    assert cirr["definitions"] == pytest.approx(4 * 6 * (28_225 + 16_939) / 1000)
+
+
+def test_a_corpus_without_stored_features_is_encoded_for_each_model():
+    circo, judged = (plan.times(name, PUBLISHED, RATES) for name in ("circo", "hp-fashioniq"))
+    assert circo == pytest.approx({"ranking": 5 * (123_403 / 100 + (123_403 + 220) / 1000)})
+    assert judged == pytest.approx({"ranking": 5_473 / 100 + (5_473 + 3_050) / 1000})
+
+
+def test_times_are_printed_in_units_that_can_be_read():
+    spans = {0: "0 s", 22: "22 s", 119: "119 s", 120: "2.0 min", 7190: "119.8 min", 7200: "2.0 h"}
+    assert {seconds: plan.duration(seconds) for seconds in spans} == spans
+    lines = {line.what: line.state for line in plan.data_costs("fashioniq", PUBLISHED, RATES)}
+    assert lines["time: fashioniq"] == (
+        "features 6.8 min, training 30.1 h, definitions 12.0 min, val 42.9 min; together 31.1 h"
+    )
+    assert lines["rates: fashioniq"] == (
+        "features 100 images/s, training 20 samples/s (features in host memory), "
+        "a definition 36.0 s, a val 21.4 s, compilation 60 s a run"
+    )
+
+
+def test_features_are_on_the_card_where_they_fit_it_and_training(monkeypatch):
+    size = 40_551 * 2 * 257 * 1024 + 16 * GB  # of FashionIQ, with what stays free
+    for memory, place in {size: plan.ON_CARD, size - 1: plan.IN_HOST}.items():
+        monkeypatch.setattr(plan, "gpu_memory", lambda memory=memory: memory)
+        assert plan.place_features("fashioniq", PUBLISHED, RATES)[0] == place
+    assert (
+        "21.3 GB of them and 16 GB kept free"
+        in plan.place_features("fashioniq", PUBLISHED, RATES)[1]
+    )
+
+
+def test_the_gpu_here_decides_and_one_of_24_gb_where_there_is_none(monkeypatch):
+    assert plan.gpu_memory() == 24 * GB
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    here = SimpleNamespace(total_memory=80 * GB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: here)
+    assert plan.gpu_memory() == 80 * GB
+    assert plan.place_features("fashioniq", PUBLISHED, RATES)[0] == plan.ON_CARD
+
+
+def test_the_users_rates_come_first_then_the_shipped_ones_then_those_seen_by_hand(
+    planned, write_rates
+):
+    def rates():
+        text = planned("fashioniq")[1]
+        return (
+            re.search(r"^rates from +(.*)$", text, re.MULTILINE)[1],
+            re.search(r"training ([\d,]+) samples/s", text)[1],
+        )
+
+    assert rates() == (
+        "seen by hand on an NVIDIA H200, not measured with this code; "
+        "`make bench` on your card writes your own",
+        "1,063",
+    )
+    write_rates(plan.SHIPPED_CSV, "NVIDIA H100", **{plan.IN_HOST: 30})
+    assert rates() == (
+        "measured with this code on NVIDIA H100 (reports/shipped/benchmarks/gpu.csv: ViT-L); "
+        "`make bench` on your card writes your own",
+        "30",
+    )
+    write_rates(plan.OWN_CSV, "NVIDIA L4")
+    source = "measured with this code on NVIDIA L4 (reports/benchmarks/gpu.csv: ViT-L)"
+    assert rates() == (source, "20")
+
+
+def test_a_card_that_cannot_hold_features_has_no_rate_for_it(write_rates, monkeypatch):
+    """benchmarks/gpu.py runs FashionIQ's size, and CIRR's smaller features may fit all the same."""
+    monkeypatch.setattr(plan, "gpu_memory", lambda: 32 * GB)
+    write_rates(plan.OWN_CSV, "NVIDIA L4", **{plan.ON_CARD: None})
+    place, why = plan.place_features("cirr", PUBLISHED, plan.find_rates())
+    assert place == plan.IN_HOST and "not measured" in why
+    assert plan.place_features("cirr", PUBLISHED, RATES)[0] == plan.ON_CARD
+
+
+@pytest.mark.parametrize("value", [None, "", "fast", "nan", "inf", "0", "-3"])
+@pytest.mark.parametrize("what", [plan.FEATURES, plan.IN_HOST, plan.EMBEDDING, plan.COMPILATION])
+def test_a_broken_csv_is_refused(what, value, planned, write_rates):
+    write_rates(plan.SHIPPED_CSV, "NVIDIA H100")
+    write_rates(plan.OWN_CSV, "NVIDIA L4", **{what: value})
+    status, text = planned("fashioniq")
+    assert status == 2 and text.count("\n") == 1
+    assert text.startswith("reports/benchmarks/gpu.csv") and what in text
+    assert text.endswith("; delete the file, or run `make bench` on your card\n")
+
+
+@pytest.mark.parametrize("text", ["", "what,value\n", "\x00\xff", f"{plan.FEATURES},1\n" * 3])
+def test_a_file_of_something_else_is_refused(text, write_rates, tmp_path):
+    (tmp_path / plan.OWN_CSV).parent.mkdir(parents=True)
+    (tmp_path / plan.OWN_CSV).write_text(text)
+    with pytest.raises(ValueError, match="gpu.csv has 0 rows 'features: files to store', not one"):
+        plan.find_rates()
+
+
+def test_a_row_that_comes_twice_is_refused(write_rates, tmp_path):
+    write_rates(plan.OWN_CSV, "NVIDIA L4")
+    with (tmp_path / plan.OWN_CSV).open("a") as file:
+        file.write("compilation,61,s,ViT-L,NVIDIA L4,2\n")
+    with pytest.raises(ValueError, match="gpu.csv has 2 rows 'compilation', not one"):
+        plan.find_rates()
 
 
 def test_a_new_data_set_of_the_registry_is_planned_like_the_others(planned, monkeypatch):
     twin = replace(FASHIONIQ, name="twin", key="twin")
     monkeypatch.setitem(PROTOCOLS, "twin", twin)
-    ours, theirs = (list(plan.data_costs(name, PUBLISHED)) for name in ("twin", "fashioniq"))
+    ours, theirs = (list(plan.data_costs(name, PUBLISHED, RATES)) for name in ("twin", "fashioniq"))
     assert [line.state for line in ours] == [line.state for line in theirs]
-    assert [line.what for line in ours] == ["disk: twin", "time: twin"]
+    parts = ["disk: twin", "GPU: twin", "time: twin", "rates: twin"]
+    assert [line.what for line in ours] == parts
     monkeypatch.setitem(PLACES, "twin", PLACES["fashioniq"] | {"data_root": Path("data/twin")})
     status, text = planned("twin")
     assert status == 0 and "twin: images" in text
     assert next_command(text) == "put the annotations of twin into data/twin"
     monkeypatch.setitem(PROTOCOLS, "twin", replace(twin, counts=Counts()))
-    assert [line.what for line in plan.data_costs("twin", PUBLISHED)] == ["time: twin"]
+    assert [line.what for line in plan.data_costs("twin", PUBLISHED, RATES)] == parts[2:]
 
 
 @pytest.mark.parametrize("profile", PROTOCOLS)
