@@ -61,9 +61,6 @@ study: data  ## train what is missing of the study (docs/study.md); shipped rows
 	for world in store steep scales; do \
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$$world-11 --world $$world --seed 11 \
 	|| exit 1; done
-	for seed in 11 12; do \
-	$(BIN)/python -m data_prep.synthfashion data/synthfashion-default-$$seed --seed $$seed \
-	|| exit 1; done
 	$(BIN)/python notebooks/study.py negatives
 	$(BIN)/python notebooks/study.py parts
 

@@ -127,7 +127,6 @@ SLOWER: dict[str, Changes] = {
 
 MINI = "synthfashion-mini"
 OTHER_WORLDS = ("synthfashion-store-11", "synthfashion-steep-11", "synthfashion-scales-11")
-REDRAWN = ("synthfashion-default-11", "synthfashion-default-12")
 
 NEGATIVES = Grid(
     queries=960,
@@ -153,11 +152,7 @@ NEGATIVES = Grid(
         (MINI, tuple(FROM_STRONG), 2),
         *((world, tuple(CORE), 1) for world in OTHER_WORLDS),
         (MINI, (*RIVALS, *MORE, *TEMPERATURES), 2),
-        *((world, tuple(CORE), 2) for world in OTHER_WORLDS),
         (MINI, tuple(SLOWER), 2),
-        *((world, tuple(CORE), 1) for world in REDRAWN),
-        (MINI, tuple(FROM_STRONG), 5),
-        (MINI, (*RIVALS, *MORE), 5),
     ),
 )
 
