@@ -1,7 +1,11 @@
 """How a run is executed changes nothing of what it computes: compiled, failed, moved, resumed."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 
 import pandas as pd
 import pytest
@@ -22,15 +26,19 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def parts(smoke_world, stage1, tmp_path_factory):
-    """The stage-1 model's first layers, without dropout, which compiled code draws otherwise."""
+def open_parts(world, stage1, cache):
+    """A Q-Former of one layer, without dropout, which compiled code draws otherwise."""
     torch.set_num_threads(2)
-    data = load_training_data(smoke_world)
-    opened = Retriever.open(stage1, data.images, tmp_path_factory.mktemp("cache"))
+    data = load_training_data(world)
+    opened = Retriever.open(stage1, data.images, cache)
     torch.manual_seed(0)
     model = QuReModel(replace(opened.model.config, qformer_layers=1, dropout=0.0))
     return replace(opened, model=model.to(opened.device)), data
+
+
+@pytest.fixture(scope="module")
+def parts(smoke_world, stage1, tmp_path_factory):
+    return open_parts(smoke_world, stage1, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +50,22 @@ def measures(run):
     return run.history[["loss", "gradient_norm", "temperature", "val_r10"]]
 
 
+def train_compiled(world, stage1, folder):
+    """The run and what it said."""
+    with redirect_stdout(StringIO()) as said:
+        parts = open_parts(world, stage1, folder / "cache")
+        run = train(CONFIG, *parts, folder, "run", Execution(compile=True))
+    return replace(run, start=None), said.getvalue()
+
+
 @pytest.mark.slow
-def test_compiled_steps_of_static_shapes_have_equal_losses(parts, plain, tmp_path, capsys):
-    """Captions padded to one length: equal up to rounding, 1e-4 of the losses' size."""
-    compiled = train(CONFIG, *parts, tmp_path, "run", Execution(compile=True))
-    said = capsys.readouterr().out
+def test_compiled_steps_of_static_shapes_have_equal_losses(smoke_world, stage1, plain, tmp_path):
+    """Captions padded to one length: equal up to rounding, 1e-4 of the losses' size.
+
+    In a process of its own: the compiler imports setuptools, which must come before distutils.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        compiled, said = pool.submit(train_compiled, smoke_world, stage1, tmp_path).result()
     assert "the step is compiled" in said and "compiling the training step failed" not in said
     assert compiled.folder.name == plain.folder.name  # the same run, however executed
     losses = ["loss", "gradient_norm", "temperature"]
