@@ -102,6 +102,7 @@ def opened(folder: Path, notebook: Path) -> Iterator[Page]:
     """The notebook in JupyterLab, whose settings and runtime files stay in `folder`."""
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR")
     own = {name: str(folder / name.lower()) for name in places}
+    own["PYTHONPATH"] = str(ROOT / "notebooks")  # where the copied notebook finds its modules
     quiet = folder / "jupyter_config_dir" / "labconfig" / "page_config.json"
     quiet.parent.mkdir(parents=True)
     news = "@jupyterlab/apputils-extension:announcements"  # would ask whether to fetch some
