@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
+from qure_lib.device import describe_device
 from qure_lib.features.retriever import Retriever
 from qure_lib.features.store import FeatureStore
 from qure_lib.features.tokenizer import load_tokenizer
@@ -78,9 +79,8 @@ def clocks(parts: dict[str, list] = PARTS) -> Iterator[dict[str, float]]:
 
 def write_rows(rows: list[dict], out: Path, name: str) -> None:
     """Print the rows (what, value, unit, size) and write them as CSV with device and threads."""
-    cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else "cpu"
-    frame = pd.DataFrame(rows).assign(device=device, threads=torch.get_num_threads())
+    machine = {"device": describe_device(), "threads": torch.get_num_threads()}
+    frame = pd.DataFrame(rows).assign(**machine)
     with replacing(out / f"{name}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     print(frame.to_string(index=False))

@@ -2,11 +2,12 @@
 
     python benchmarks/gpu.py              (make bench takes it along where there is a GPU)
 
-ViT-L's published shape with random weights, on drawn JPEG files of the published number; about five
-minutes of one H100, and 25 GB in the folder for temporary files (TMPDIR). Beside the parts it runs
-the release's arithmetic on the same card: the frozen encoder on every image of every step. Writes
-gpu.csv and gpu_step.csv, the kernels of a training step. Needs torch for CUDA, transformers,
-pandas, Pillow, safetensors, accelerate and tensorboard. Without a GPU it exits with 2.
+ViT-L's published shape with random weights, on drawn JPEG files of the published number: five
+minutes of one H100 by estimate (it has not run on a card yet), and 25 GB in the folder for temporary
+files (TMPDIR). Beside the parts it runs the release's arithmetic on the same card: the frozen encoder on
+every image of every step. Writes gpu.csv and gpu_step.csv, the kernels of a training step. Needs
+torch for CUDA, transformers, pandas, Pillow, safetensors, accelerate and tensorboard. Without a GPU
+it exits with 2.
 """
 
 import io
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from data_prep.stand_in import draw
 from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
-from qure_lib.device import has_gpu
+from qure_lib.device import autocast, describe_device, has_gpu
 from qure_lib.evaluation.registry import PROTOCOLS
 from qure_lib.features.reading import CardFeatures
 from qure_lib.features.retriever import Retriever
@@ -158,7 +159,7 @@ class Bench:
         batches = max(self.size.steps // 5, 1)
 
         def encode() -> None:
-            with torch.autocast(self.device.type, torch.float16, enabled=batch.is_cuda):
+            with autocast(self.device, torch.float16):
                 for _ in range(batches):
                     self.model.encode_features(batch)
 
@@ -241,7 +242,7 @@ class Bench:
             for e in seen.key_averages()
         ]
         table = pd.DataFrame(kernels).sort_values("ms a step", ascending=False).head(25)
-        self.table = table.assign(device=torch.cuda.get_device_name())
+        self.table = table.assign(device=describe_device())
 
     def release(self) -> Iterator[Row]:
         """The release's step: three images a sample are encoded each time, all on the card."""
@@ -249,14 +250,13 @@ class Bench:
         pixels = torch.randn(3 * batch, 3, *2 * [config.image_size], device=self.device)
         ids, mask = (t[:batch] for t in (self.loop.input_ids, self.loop.attention_mask))
         optimizer = torch.optim.AdamW(self.loop.parameters.values(), lr=1e-9)
-        half = self.device.type == "cuda"
-        scaler = torch.amp.GradScaler("cuda", enabled=half)
+        scaler = torch.amp.GradScaler("cuda", enabled=self.device.type == "cuda")
         objective = find_objective("bradley_terry")
         self.model.train()
 
         def steps(count: int) -> None:
             for _ in range(count):
-                with torch.autocast(self.device.type, torch.float16, enabled=half):
+                with autocast(self.device, torch.float16):
                     features = self.model.encode_features(pixels).float()
                     queries = self.model.encode_query(features[:batch], ids, mask)
                     images = self.model.encode_image(features[batch:])

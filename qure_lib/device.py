@@ -34,6 +34,12 @@ def describe_device(device: torch.device | str = "cuda") -> str:
     return torch.cuda.get_device_name(device) if on_gpu else "cpu"
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to a half precision on a GPU; elsewhere, and for float32, none."""
+    half = device.type == "cuda" and dtype != torch.float32
+    return torch.autocast(device.type, dtype if half else None, enabled=half)
+
+
 def usable_cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows

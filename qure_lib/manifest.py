@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from qure_lib.device import describe_device
+
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
 
 
@@ -19,7 +21,7 @@ def run_manifest(**parts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": describe_device(),
         "git_commit": git_commit(),
     }
 

@@ -34,3 +34,13 @@ def test_names_and_cores():
     assert device.usable_cores() >= 1
     if not torch.cuda.is_available():
         assert device.describe_device() == "cpu"
+
+
+def test_half_precision_is_a_gpus_alone():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        with device.autocast(cpu, dtype):
+            assert not torch.is_autocast_enabled("cpu")
+        if torch.cuda.is_available():
+            with device.autocast(gpu, dtype):
+                assert torch.is_autocast_enabled("cuda") == (dtype != torch.float32)

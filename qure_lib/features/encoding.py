@@ -13,7 +13,7 @@ from tqdm import tqdm
 from qure_lib import processes
 from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.preprocessing import image_transform
-from qure_lib.device import describe_device, usable_cores
+from qure_lib.device import autocast, describe_device, usable_cores
 
 THREADS = 8  # that hash and decode files
 CHUNK = 4  # images that a decoding process hands over at once: 1.2 MB of shared memory
@@ -59,7 +59,7 @@ def encode_files(
         running.append(_Shard([paths[i] for numbers in part for i in numbers], on_gpu))
         for numbers in part:
             pixels = _collect(decoded, len(numbers), on_gpu)
-            running[-1].add(_encode(encoder, pixels, on_gpu))
+            running[-1].add(_encode(encoder, pixels, dtype))
             bar.update(len(numbers))
         running[-1].end()
         if len(running) > on_gpu:
@@ -79,9 +79,9 @@ def _collect(decoded: Iterator[Tensor], count: int, on_gpu: bool) -> Tensor:
 
 
 @torch.no_grad()
-def _encode(encoder: nn.Module, pixels: Tensor, autocast: bool = False) -> Tensor:
+def _encode(encoder: nn.Module, pixels: Tensor, dtype: torch.dtype) -> Tensor:
     device = next(encoder.parameters()).device
-    with torch.autocast(device.type, torch.float16 if autocast else None, enabled=autocast):
+    with autocast(device, dtype):
         return encoder(pixels.to(device, non_blocking=True)).half()
 
 
@@ -97,6 +97,7 @@ class _Shard:
         self.features: Tensor | None = None
         self.finite = torch.empty(len(paths), dtype=torch.bool, pin_memory=on_gpu)
         self.count = 0
+        self.copied = torch.cuda.Event() if on_gpu else None
 
     def add(self, encoded: Tensor) -> None:
         """Copy a batch's features; a GPU does it while this process goes on."""
@@ -111,7 +112,6 @@ class _Shard:
 
     def end(self) -> None:
         """All batches have been added."""
-        self.copied = torch.cuda.Event() if self.on_gpu else None
         if self.copied:
             self.copied.record()
 
@@ -123,7 +123,7 @@ class _Shard:
             path = self.paths[number]
             if self.on_gpu:  # half precision may have overflowed on the way
                 pixels = image_transform(image_size)(read_image(path))[None]
-                self.features[number] = _encode(encoder, pixels)[0].cpu()
+                self.features[number] = _encode(encoder, pixels, torch.float32)[0].cpu()
             if not self.features[number].isfinite().all():
                 raise ValueError(f"{path}: {TOO_LARGE}")
         return self.features

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qure_lib import processes
 from qure_lib.datasets.queries import Corpus, QuerySet
-from qure_lib.device import find_device
+from qure_lib.device import autocast, find_device
 from qure_lib.method.model import QuReModel
 from qure_lib.method.ranking import ImagesOnDisk
 
@@ -118,7 +118,6 @@ class Retriever:
     def _embed(self, batches: Iterable[Tensor], count: int) -> Tensor:
         """(count, ...): this process embeds its share, and all get the whole."""
         self.model.eval()
-        half = self.device.type == "cuda" and self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision if half else None, enabled=half):
+        with autocast(self.device, self.precision):
             embedded = torch.cat([batch.float() for batch in batches])
         return processes.gather_rows(embedded, count)

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from .drops import RULES, check_curve
 from .losses import find_objective
 
-PRECISIONS = ("fp16", "bf16", "fp32")
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -76,7 +78,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("precision", "embed_precision"):
             if getattr(self, name) not in PRECISIONS:
-                raise ValueError(f"{name} must be one of {PRECISIONS}, not {getattr(self, name)!r}")
+                known, given = tuple(PRECISIONS), getattr(self, name)
+                raise ValueError(f"{name} must be one of {known}, not {given!r}")
         if self.set_sizes is not None and min(self.set_sizes) < 1:
             raise ValueError(f"set_sizes must be at least 1, not {self.set_sizes}")
         if self.n_def > self.epochs:

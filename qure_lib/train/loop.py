@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from qure_lib import processes
 from qure_lib.datasets.queries import QuerySet
-from qure_lib.device import describe_device
+from qure_lib.device import autocast, describe_device
 from qure_lib.evaluation.metrics import recall_at_k
 from qure_lib.features.reading import place_features
 from qure_lib.features.retriever import Retriever
-from qure_lib.method.config import TrainConfig
+from qure_lib.method.config import PRECISIONS, TrainConfig
 from qure_lib.method.losses import Objective, find_objective
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.mining_report import MiningReport
@@ -30,7 +30,6 @@ from .execution import Encoder, Execution
 from .run_folder import Run, RunFolder
 from .training_data import TrainingData
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 CHECKED = 50  # steps on a GPU between two looks at the loss, each of which waits for the GPU
 
 
@@ -150,7 +149,7 @@ class Loop:
         settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         settings["fused"] = self.on_gpu or None  # the fused one need not wait for the scaler
         self.optimizer = torch.optim.AdamW(self.parameters.values(), **settings)
-        self.dtype = DTYPES[config.precision if self.on_gpu else "fp32"]
+        self.dtype = PRECISIONS[config.precision if self.on_gpu else "fp32"]
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
         self.encoder = Encoder(self.model, compiled=False)
         self.triplets = [t for q in data.train.values() for t in q.triplets]
@@ -177,7 +176,7 @@ class Loop:
             features, where = place_features(
                 self.retriever.features, self.device, execution.features
             )
-            precision = DTYPES[self.config.embed_precision]
+            precision = PRECISIONS[self.config.embed_precision]
             self.retriever = replace(self.retriever, features=features, precision=precision)
             said.append(where)
         steps = len(self.triplets) // self.config.batch_size * (self.config.epochs - self.epoch)
@@ -272,8 +271,7 @@ class Loop:
 
         def forward_and_backward() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            half = self.dtype != torch.float32
-            with torch.autocast(self.device.type, self.dtype if half else None, enabled=half):
+            with autocast(self.device, self.dtype):
                 embedded = self._embed(batch, images)
                 loss = objective.function(*embedded, self.model.temperature)
             self.scaler.scale(loss).backward()
