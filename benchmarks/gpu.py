@@ -3,11 +3,11 @@
     python benchmarks/gpu.py              (make bench takes it along where there is a GPU)
 
 ViT-L's published shape with random weights, on drawn JPEG files of the published number: five
-minutes of one H100 by estimate (it has not run on a card yet), and 25 GB in the folder for temporary
-files (TMPDIR). Beside the parts it runs the release's arithmetic on the same card: the frozen encoder on
-every image of every step. Writes gpu.csv and gpu_step.csv, the kernels of a training step. Needs
-torch for CUDA, transformers, pandas, Pillow, safetensors, accelerate and tensorboard. Without a GPU
-it exits with 2.
+minutes of one H100 by estimate (it has not run on a card yet), and 25 GB in the folder for
+temporary files (TMPDIR). Beside the parts it runs the release's arithmetic on the same card: the
+frozen encoder on every image of every step. Writes gpu.csv and gpu_step.csv, the kernels of a
+training step. Needs torch for CUDA, transformers, pandas, Pillow, safetensors, accelerate and
+tensorboard. Without a GPU it exits with 2.
 """
 
 import io
