@@ -164,8 +164,9 @@ def _hash_images(images: Mapping[str, Path], cache: Path) -> dict[str, str]:
     def find(image_id: str) -> str:
         path = os.path.abspath(images[image_id])
         stamp = _stamp(path)
-        if (entry := known.get(path)) and entry[:2] == stamp:
-            return entry[2]
+        match known.get(path):
+            case [size, changed, str(content)] if [size, changed] == stamp:
+                return content
         content = file_sha256(path)
         if now - stamp[1] > SETTLED * 1e9:
             new[path] = [*stamp, content]

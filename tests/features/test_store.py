@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -471,6 +472,15 @@ def test_a_file_that_has_just_changed_is_not_remembered(images, cache, hashed, m
     monkeypatch.setattr(store_module, "SETTLED", 60.0)
     for _ in range(2):
         extract_features(Patches(), images, SMALL, cache)
+    assert len(hashed) == 10
+
+
+@pytest.mark.parametrize("entry", [3, None, "abc", [1], [1, 2, 3], {}])
+def test_a_note_with_broken_entries_costs_nothing(images, cache, hashed, entry):
+    first = extract_features(Patches(), images, SMALL, cache)
+    note = cache / "files.json"
+    note.write_text(json.dumps(dict.fromkeys(json.loads(note.read_text()), entry)))
+    assert extract_features(Patches(), images, SMALL, cache).key == first.key
     assert len(hashed) == 10
 
 
