@@ -192,6 +192,50 @@ PARTS = Grid(  # older than the study of negatives, and smaller: each part of th
     steps=((MINI, (), 5),),
 )
 
+
+def _stretched(k: float, curve: str = "cosine") -> Changes:
+    """Mining sees scores with other gaps in the same order."""
+    return {"mining": MiningConfig("stretched", curve=curve, options={"k": k})}
+
+
+OPEN_QUESTIONS = Grid(  # docs/study.md, "Open questions"
+    queries=960,
+    first_seed=2000,
+    questions={
+        "trained again": {v: CORE[v] for v in ("uniform", "cosine", "preference", "in_batch")},
+        "other gaps, same order: cosine": {
+            "bottom_stretched_2": _stretched(-2.0),
+            "top_stretched_1": _stretched(1.0),
+            "top_stretched_2": _stretched(2.0),
+            "top_stretched_4": _stretched(4.0),
+        },
+        "other gaps, same order: preference": {
+            "preference_bottom_stretched_2": _stretched(-2.0, "preference"),
+            "preference_top_stretched_2": _stretched(2.0, "preference"),
+        },
+        "auxiliary positives: cosine": {"cosine_auxiliary": {"auxiliary_positives": True}},
+        "auxiliary positives: preference": {
+            "preference_auxiliary": {"auxiliary_positives": True, "mining": PREFERENCE}
+        },
+    },
+    baselines={
+        "other gaps, same order: cosine": "cosine",
+        "other gaps, same order: preference": "preference",
+        "auxiliary positives: cosine": "cosine",
+        "auxiliary positives: preference": "preference",
+    },
+    steps=(
+        (MINI, (), 2),
+        (
+            "synthfashion-scales-11",
+            ("cosine", "preference", "top_stretched_2", "bottom_stretched_2")
+            + ("cosine_auxiliary", "preference_auxiliary"),
+            1,
+        ),
+        (MINI, (), 3),
+    ),
+)
+
 LARGE_WORLD = "synthfashion-large-13"
 # Three epochs of in-batch contrast, which the runs of a seed share, then four definitions.
 WARMED: Changes = {"n_def": 5, "warm_up_objective": "info_nce"}
@@ -215,4 +259,9 @@ LARGE = Grid(  # a model of 10 M parameters, on a GPU (docs/study.md, "The stron
     steps=((LARGE_WORLD, (), 2),),
 )
 
-GRIDS = {"negatives": NEGATIVES, "parts": PARTS, "large": LARGE}
+GRIDS = {
+    "negatives": NEGATIVES,
+    "open_questions": OPEN_QUESTIONS,
+    "parts": PARTS,
+    "large": LARGE,
+}

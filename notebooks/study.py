@@ -9,7 +9,8 @@ averaged over the categories, at the last epoch.
 
 Each finished run is added to the tables of reports/shipped/study/GRID/WORLD, which the notebooks
 plot: runs.csv (one row a run), epochs.csv, definitions.csv (means over the categories), ranks.csv
-(of each val query's target at the last epoch), and manifest.json. A run with a row there is not
+(of each val query's target at the last epoch), top5.csv (mean graded relevance of each val query's
+five best images, where it is known), and manifest.json. A run with a row there is not
 trained again.
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from analysis.auxiliary import mean_relevance_of_five
 from grids import FROZEN, GRIDS, Grid
 from run import exit_with_parent
 from tqdm import tqdm
@@ -42,7 +44,8 @@ from qure_lib.train.training_data import TrainingData, load_training_data
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "reports" / "shipped" / "study"
 PRIMARY = "val_r10"
-TABLES = ("epochs", "definitions", "ranks", "runs")  # runs last: its row says that a run is done
+# Of them top5 may be missing; runs is written last: its row says that a run is done.
+TABLES = ("epochs", "definitions", "ranks", "top5", "runs")
 KEY = ["variant", "seed", "settings"]  # the columns that identify a run
 
 
@@ -126,17 +129,19 @@ class Experiment:
         """Train and evaluate one run, or open it where it was trained.
 
         Returns:
-            The run, and its rows of each of TABLES.
+            The run, and its rows of each of TABLES (top5 has none if relevance is not known).
         """
         config = run_config(self.grid, variant, seed, self.folder)
         run = train(config, self.retriever, self.data, self.runs, variant)
-        per_query = self.data.evaluate(run.retriever("last"))
+        trained = run.retriever("last")
+        per_query = self.data.evaluate(trained)
         times = [name for name in run.history if name.endswith("_s")]
         history = run.history.drop(columns=times)
         tables = {
             "epochs": history,
             "definitions": _mean_by_epoch(run.mining),
             "ranks": per_query.set_index("query_id")[["rank"]].T,
+            "top5": mean_relevance_of_five(trained, self.data.val, self.data.val_relevance),
             "runs": history.tail(1).assign(seconds=run.history[times].to_numpy().sum()),
         }
         key = dict(zip(KEY, self.key(variant, seed), strict=True))
@@ -152,18 +157,18 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     """A study's tables by name, without the rows of unfinished runs; empty if no run finished."""
     if not (folder / "runs.csv").is_file():
         return {}
-    tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"settings": str}) for name in TABLES}
+    names = [n for n in TABLES if n != "top5" or (folder / "top5.csv").is_file()]
+    tables = {name: pd.read_csv(folder / f"{name}.csv", dtype={"settings": str}) for name in names}
     finished = tables["runs"][KEY]
     return {name: finished.merge(frame, on=KEY) for name, frame in tables.items()}
 
 
 def add(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
     """Write one run's rows into the tables; they replace earlier ones of its variant and seed."""
-    before = read(folder)
-    for name in TABLES:
+    before, run = read(folder), rows["runs"].iloc[0]
+    for name in (n for n in TABLES if n in rows and not rows[n].empty):
         frame = rows[name]
-        if before:
-            run = frame[["variant", "seed"]].iloc[0]
+        if name in before:
             old = before[name]
             old = old[(old.variant != run.variant) | (old.seed != run.seed)]
             frame = pd.concat([old, frame], ignore_index=True)

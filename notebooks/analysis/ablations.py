@@ -5,7 +5,7 @@ name a variant in words, with its code beside.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Rows:
     """What a grid's runs on one world left: the tables of `study.read`, and their manifest.
 
     hits: a row a (variant, seed), a column a val query: 100 where its target ranks in the top ten.
+    top5: likewise the mean graded relevance of its five best images; empty if it was not kept.
     """
 
     grid: Grid
@@ -41,6 +42,7 @@ class Rows:
     definitions: pd.DataFrame
     hits: pd.DataFrame
     manifest: dict[str, Any]
+    top5: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def trained(self) -> list[str]:
@@ -57,9 +59,14 @@ def load_rows(grid: Grid, folder: Path) -> Rows:
     tables = study.read(folder)
     if not tables:
         raise ValueError(f"{folder} holds no finished runs; `make study` trains them")
-    ranks = tables.pop("ranks").set_index(["variant", "seed"]).drop(columns="settings")
+    ranks, top5 = (
+        tables.pop(name, pd.DataFrame(columns=study.KEY))
+        .set_index(["variant", "seed"])
+        .drop(columns="settings")
+        for name in ("ranks", "top5")
+    )
     manifest = read_json(folder / "manifest.json", dict)
-    return Rows(grid, **tables, hits=100.0 * (ranks < 10), manifest=manifest)
+    return Rows(grid, **tables, hits=100.0 * (ranks < 10), manifest=manifest, top5=top5)
 
 
 def describe_grid(rows: Rows) -> pd.DataFrame:

@@ -5,6 +5,8 @@ Importing this module registers them. The constants of `mid_zone`, `positive_mar
 tested.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -134,6 +136,44 @@ def positive_margin(
     target = ranking.scores.gather(1, target_ranks[:, None])
     start = (ranking.scores > share * target).sum(dim=1)
     return start, start + 50
+
+
+@strategy("stretched")
+def stretched(
+    ranking: Ranking, target_ranks: Tensor, config: MiningConfig, *, k: float = 0.0
+) -> Window:
+    """Causal test: the two drops of scores that `stretch` gave other gaps, in the same order."""
+    drops = find_steepest_drops(
+        stretch(ranking.scores, k),
+        target_ranks,
+        config.drop_rule,
+        config.consecutive_threshold,
+        config.search_window,
+        config.curve,
+        config.temperature,
+    )
+    return drops.first + 1, drops.second + 1
+
+
+def stretch(scores: Tensor, k: float) -> Tensor:
+    """Scores with other gaps in the same order: exp(k z) of each query's standardised scores z.
+
+    A positive k widens the gaps at the top of the ranking and narrows those at its bottom; a
+    negative one (-exp(k z)) does the reverse; 0 changes nothing. Mean and standard deviation stay.
+
+    Args:
+        scores: (Q, N), all finite.
+
+    Returns:
+        (Q, N) in double precision.
+    """
+    exact = scores.double()
+    spread, mean = torch.std_mean(exact, dim=1, keepdim=True)
+    if k == 0:
+        return exact
+    other = math.copysign(1.0, k) * torch.exp(k * (exact - mean) / spread)
+    other_spread, other_mean = torch.std_mean(other, dim=1, keepdim=True)
+    return mean + spread * (other - other_mean) / other_spread
 
 
 def _in_batch_one(queries: Tensor, targets: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:

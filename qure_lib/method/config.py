@@ -1,5 +1,6 @@
 """The settings of a run: every published hyperparameter with its source."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +65,7 @@ class TrainConfig:
     warm_up: bool = _setting(True, "--no-warm-up mines before the first step")
     warm_up_objective: str | None = _setting(None, "until the first definition; None: objective")
     negatives: int = _setting(1, "negatives a query and step; the warm-up draws one")
+    auxiliary_positives: bool = _setting(False, "images before the first drop are positives too")
     mining: MiningConfig = field(default_factory=MiningConfig)
     set_sizes: tuple[int, int] | None = _setting(None, "first and last set size; geometric between")
     exclude_reference: bool = _setting(False, "never draw the reference (the release may)")
@@ -93,6 +95,12 @@ class TrainConfig:
             raise ValueError(
                 f"{self.epochs} epochs with n_def = {self.n_def} never define hard negatives (a "
                 "definition comes every floor(epochs / n_def) epochs, not at epoch 0); raise n_def"
+            )
+        if self.auxiliary_positives and not (mines and self.mining.strategy == "between_drops"):
+            raise ValueError(
+                "auxiliary_positives lie before the first drop: they need the strategy "
+                f"between_drops and an objective with negatives, not {self.mining.strategy!r} and "
+                f"{self.objective!r}"
             )
         for epoch in {0, self.warm_up_epochs}:
             name = self.objective_at(epoch)
@@ -124,6 +132,11 @@ class TrainConfig:
         """The objective of an epoch: `warm_up_objective` before the first definition, if set."""
         warming = epoch < self.warm_up_epochs
         return (warming and self.warm_up_objective) or self.objective
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Cosine per epoch from the learning rate down towards its `min_learning_rate_ratio`."""
+        low = self.learning_rate * self.min_learning_rate_ratio
+        return low + (self.learning_rate - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
     def mining_at(self, epoch: int) -> MiningConfig:
         """How negatives are mined at one of the definition epochs.

@@ -127,6 +127,20 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+def with_auxiliary_positives(objective: Objective) -> Objective:
+    """The mean of an objective at the target and at an auxiliary positive, the same negatives.
+
+    The auxiliary positive comes first among the (B, 1 + K, T, D) negatives.
+    """
+
+    def function(queries: Tensor, targets: Tensor, others: Tensor, tau: Tensor) -> Tensor:
+        positives, negatives = others[:, 0], others[:, 1:]
+        both = [objective.function(queries, p, negatives, tau) for p in (targets, positives)]
+        return torch.stack(both).mean()
+
+    return Objective(function)
+
+
 def find_objective(name: str) -> Objective:
     """The registered objective.
 

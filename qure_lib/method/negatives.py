@@ -85,6 +85,10 @@ class HardNegativeSet:
         places = range(count) if count > 1 else [None]
         return torch.stack([sets._draw(generator, place) for place in places], dim=1)
 
+    def sample_positives(self, generator: torch.Generator) -> Tensor:
+        """(Q, 1) an image of each set of auxiliary positives; of an empty one, the target."""
+        return self.sample(generator).where(self.sizes[:, None] > 0, self.targets[:, None])
+
     def _draw(self, generator: torch.Generator, place: int | None) -> Tensor:
         """(Q,) the element at `place` of each set, cyclically; None: any element."""
         sizes, chosen = self.sizes, self._draw_uniformly(generator)

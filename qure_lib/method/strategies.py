@@ -83,6 +83,13 @@ def between_drops(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) 
     return drops.first + 1, drops.second + 1
 
 
+@strategy("before_first_drop")
+def before_first_drop(ranking: Ranking, target_ranks: Tensor, config: MiningConfig) -> Window:
+    """Auxiliary positives: the images after the target, up to the first drop."""
+    window, _ = between_drops(ranking, target_ranks, config)
+    return first_rank_below_target(ranking, target_ranks), window
+
+
 def first_rank_below_target(ranking: Ranking, target_ranks: Tensor) -> Tensor:
     """(Q,) first rank that scores strictly below the target; N where none does."""
     return (ranking.scores >= ranking.scores.gather(1, target_ranks[:, None])).sum(dim=1)

@@ -20,7 +20,7 @@ from qure_lib.evaluation.metrics import recall_at_k
 from qure_lib.features.reading import place_features
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import PRECISIONS, TrainConfig
-from qure_lib.method.losses import Objective, find_objective
+from qure_lib.method.losses import Objective, find_objective, with_auxiliary_positives
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.negatives import HardNegativeSet
@@ -117,13 +117,6 @@ def _excluded(queries: QuerySet, config: TrainConfig) -> Tensor | None:
     return queries.reference_positions if config.exclude_reference else None
 
 
-def learning_rate_at(epoch: int, config: TrainConfig) -> float:
-    """Cosine per epoch from the learning rate down towards its `min_learning_rate_ratio`."""
-    low = config.learning_rate * config.min_learning_rate_ratio
-    cosine = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-    return low + (config.learning_rate - low) * cosine
-
-
 def set_seed(seed: int, rank: int = 0) -> torch.Generator:
     """Seed Python, NumPy and torch (dropout), and give a generator of its own for sampling.
 
@@ -160,6 +153,7 @@ class Loop:
             c: HardNegativeSet.uniform(q.target_positions, len(q.corpus), _excluded(q, config))
             for c, q in data.train.items()
         }
+        self.positives: dict[str, HardNegativeSet] = {}  # auxiliary ones, once they are mined
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
@@ -191,7 +185,7 @@ class Loop:
         """Define if it is time, step through the queries, validate. Returns the history's row."""
         started = time.perf_counter()
         generator = set_seed(self.config.seed * 1_000_003 + epoch, processes.rank_and_count()[0])
-        rate = learning_rate_at(epoch, self.config)
+        rate = self.config.learning_rate_at(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if epoch in self.config.definition_epochs:
@@ -218,15 +212,26 @@ class Loop:
             if processes.is_main():
                 self.folder.log(f"mining_{category}", summary, epoch)
                 tqdm.write(f"epoch {epoch}, {category}: {report}")
+        if config.auxiliary_positives:
+            auxiliary = replace(config.mining, strategy="before_first_drop", set_size=None)
+            config = replace(config, mining=auxiliary, auxiliary_positives=False)
+            mined = define_hard_negatives(self.retriever, self.data, config)
+            self.positives = {c: positives for c, (positives, _) in mined.items()}
         if processes.is_main():
             self.folder.save_definition(epoch, pd.concat(frames), self.parameters)
 
     def draw(self, epoch: int, generator: torch.Generator) -> list[list[str]]:
-        """The image ids of every triplet's negatives: distinct ones where its set holds so many."""
+        """The image ids of every triplet's negatives, after its auxiliary positive if there is one.
+
+        Negatives are distinct where a set holds so many.
+        """
         count = self.config.negatives if epoch >= self.config.warm_up_epochs else 1
         drawn = []
         for category, queries in self.data.train.items():
             positions = self.negatives[category].sample(generator, count)
+            if self.positives:
+                auxiliary = self.positives[category].sample_positives(generator)
+                positions = torch.cat([auxiliary, positions], dim=1)
             drawn += [[queries.corpus.image_ids[p] for p in row] for row in positions.tolist()]
         return drawn
 
@@ -239,6 +244,8 @@ class Loop:
         """
         negatives = self.draw(epoch, generator)
         objective = find_objective(self.config.objective_at(epoch))
+        if self.positives:
+            objective = with_auxiliary_positives(objective)
         if not objective.needs_negatives:
             negatives = [[] for _ in negatives]
         self.model.train()
@@ -354,6 +361,7 @@ class Loop:
             "history": self.history,
             "mining": self.mining,
             "negatives": {c: asdict(n) for c, n in self.negatives.items()},
+            "positives": {c: asdict(n) for c, n in self.positives.items()},
             "model": {n: p.detach() for n, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -373,7 +381,8 @@ class Loop:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.history, self.mining = state["epoch"], state["history"], state["mining"]
-        self.negatives = {c: HardNegativeSet(**n) for c, n in state["negatives"].items()}
+        for name in ("negatives", "positives"):
+            setattr(self, name, {c: HardNegativeSet(**n) for c, n in state[name].items()})
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["model"][name])

@@ -43,6 +43,16 @@ def test_sets_shrink_or_grow_by_rule_between_two_sizes():
             TrainConfig(set_sizes=sizes)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"mining": MiningConfig("top_k")}, {"objective": "info_nce"}, {"n_def": 1, "epochs": 3}],
+)
+def test_auxiliary_positives_need_two_drops(setting):
+    with pytest.raises(ValueError, match="auxiliary_positives|never define"):
+        TrainConfig(auxiliary_positives=True, **setting)
+    assert TrainConfig(auxiliary_positives=True, negatives=3).auxiliary_positives
+
+
 CONTRAST = [
     {"objective": "info_nce"},
     {"warm_up_objective": "info_nce"},

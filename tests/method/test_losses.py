@@ -9,6 +9,7 @@ from qure_lib.method.losses import (
     find_objective,
     info_nce_loss,
     plackett_luce_loss,
+    with_auxiliary_positives,
 )
 from qure_lib.method.scores import paired_scores, relevance_scores
 
@@ -55,6 +56,19 @@ def test_a_common_offset_moves_no_loss():
     moved = bradley_terry_loss(positive + 0.3, negative + 0.3, 0.07)
     torch.testing.assert_close(moved, bradley_terry_loss(positive, negative, 0.07))
     torch.testing.assert_close(info_nce_loss(scores + 0.3, 0.07), info_nce_loss(scores, 0.07))
+
+
+@pytest.mark.parametrize("name", ["bradley_terry", "plackett_luce"])
+def test_an_auxiliary_positive_weighs_as_much_as_the_target(name):
+    objective, tau = find_objective(name), torch.tensor(0.07)
+    queries, targets, others = torch.rand(4, 8), torch.rand(4, 2, 8), torch.rand(4, 4, 2, 8)
+    both = [objective.function(queries, p, others[:, 1:], tau) for p in (targets, others[:, 0])]
+    assert both[0] != both[1]
+    loss = with_auxiliary_positives(objective).function(queries, targets, others, tau)
+    torch.testing.assert_close(loss, sum(both) / 2)
+    others[:, 0] = targets  # the target, where there is no auxiliary positive
+    loss = with_auxiliary_positives(objective).function(queries, targets, others, tau)
+    torch.testing.assert_close(loss, both[0])
 
 
 def test_bradley_terry_stays_finite_far_from_zero():

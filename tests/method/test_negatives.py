@@ -102,3 +102,11 @@ def test_a_draw_outside_the_corpus_is_impossible(targets, corpus_size, reference
 def test_sets_that_do_not_fit_their_queries_are_refused(offsets, negatives, message):
     with pytest.raises(ValueError, match=message):
         HardNegativeSet(torch.tensor(offsets), torch.tensor(negatives), torch.tensor([0]), 5)
+
+
+def test_an_auxiliary_positive_is_of_its_set_or_the_target():
+    offsets, members = torch.tensor([0, 3, 3, 4]), torch.tensor([1, 2, 4, 0])
+    sets = HardNegativeSet(offsets, members, torch.tensor([3, 5, 6]), corpus_size=7)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([sets.sample_positives(generator) for _ in range(50)], dim=1)
+    assert [set(row.tolist()) for row in drawn] == [{1, 2, 4}, {5}, {0}]

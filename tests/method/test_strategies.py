@@ -20,6 +20,7 @@ TARGET = torch.tensor([2])
         ("top_k", [4, 5]),  # the three best less the target
         ("after_target_top_k", [5, 0, 1]),
         ("between_drops", [1, 6]),
+        ("before_first_drop", [5, 0]),
     ],
 )
 def test_each_strategy_on_a_drawn_ranking(strategy, expected):

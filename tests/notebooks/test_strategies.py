@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from analysis.strategies import stretch
 from grids import UNIFORM
 from shared import embeddings_with
 
@@ -267,3 +268,26 @@ def test_one_in_batch_negative_needs_no_mined_ones():
     assert not config.definition_epochs and not find_objective("in_batch_one").needs_negatives
     with pytest.raises(ValueError, match="in_batch_one contrasts the queries of a batch"):
         replace(config, batch_size=1)
+
+
+@pytest.mark.parametrize("k", [-2.0, 1.0, 4.0])
+def test_stretching_moves_no_rank_and_widens_the_gaps_at_one_end(k):
+    scores = drawn(queries=5)[0].scores
+    other = stretch(scores, k)
+    assert (other.diff(dim=1) < 0).all()
+    for moment in (torch.mean, torch.std):
+        torch.testing.assert_close(moment(other, dim=1), moment(scores, dim=1))
+    wider = other.diff(dim=1) / scores.diff(dim=1)  # falls along the ranking, or rises
+    assert (math.copysign(1, k) * wider.diff(dim=1) < 0).float().mean() > 0.99
+
+
+def test_stretched_drops_are_those_of_the_stretched_scores():
+    ranking, targets = drawn(queries=8)
+    assert windows("stretched", ranking, targets) == windows("between_drops", ranking, targets)
+    z = (ranking.scores - ranking.scores.mean(1, keepdim=True)) / ranking.scores.std(
+        1, keepdim=True
+    )
+    other = Ranking(torch.exp(2 * z), ranking.order)
+    cosine = MiningConfig()
+    expected = windows("between_drops", other, targets, cosine)
+    assert windows("stretched", ranking, targets, cosine, k=2.0) == expected

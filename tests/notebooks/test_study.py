@@ -22,6 +22,7 @@ def rows_of(variant, seed, temperatures, settings="0a1b2c3d"):
     epochs = pd.DataFrame({"epoch": range(len(temperatures)), "temperature": temperatures})
     frames = {"epochs": epochs, "definitions": epochs[["epoch"]], "runs": epochs.tail(1)}
     frames["ranks"] = pd.DataFrame({"dress/val/0": [3]})
+    frames["top5"] = pd.DataFrame()  # relevance is not known
     return {name: pd.DataFrame(key, f.index).join(f) for name, f in frames.items()}
 
 

@@ -16,10 +16,11 @@ from qure_lib.evaluation.fashioniq import evaluate_fashioniq
 from qure_lib.evaluation.metrics import ndcg_at_k, recall_at_k
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, TrainConfig
+from qure_lib.method.drops import find_steepest_drops
 from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.ranking import rank_corpus
 from qure_lib.train.execution import Execution
-from qure_lib.train.loop import Loop, learning_rate_at, train
+from qure_lib.train.loop import Loop, train
 from qure_lib.train.run_folder import load_checkpoint, save_checkpoint
 from qure_lib.train.training_data import load_training_data
 
@@ -298,9 +299,9 @@ def test_what_a_finished_run_lost_is_written_again_or_named(parts, first_run, tm
 
 def test_the_learning_rate_is_a_cosine_a_epoch():
     config = TrainConfig()
-    assert learning_rate_at(0, config) == pytest.approx(5e-6)
-    assert learning_rate_at(15, config) == pytest.approx((5e-6 + 5e-8) / 2)
-    assert learning_rate_at(30, config) == pytest.approx(5e-8)
+    assert config.learning_rate_at(0) == pytest.approx(5e-6)
+    assert config.learning_rate_at(15) == pytest.approx((5e-6 + 5e-8) / 2)
+    assert config.learning_rate_at(30) == pytest.approx(5e-8)
 
 
 def test_an_unknown_objective_is_refused(parts, tmp_path):
@@ -309,6 +310,38 @@ def test_an_unknown_objective_is_refused(parts, tmp_path):
             train(replace(CONFIG, **{name: "triplet"}), *parts, tmp_path, "run")
     with pytest.raises(ValueError, match="strategy"):
         train(replace(CONFIG, mining=MiningConfig("hardest")), *parts, tmp_path, "run")
+
+
+def test_auxiliary_positives_lie_before_the_first_drop(parts, tmp_path, monkeypatch):
+    retriever, data = parts
+    config = replace(CONFIG, epochs=2, n_def=2, auxiliary_positives=True)
+    seen, define, draw = [], Loop.define, Loop.draw
+
+    def spy_on_define(loop, epoch):
+        seen.append((loop.retriever.copy(), define(loop, epoch))[0])
+
+    def spy_on_draw(loop, epoch, generator):
+        rows = draw(loop, epoch, generator)
+        seen.append((loop.triplets, rows))
+        return rows
+
+    monkeypatch.setattr(Loop, "define", spy_on_define)
+    monkeypatch.setattr(Loop, "draw", spy_on_draw)
+    run = train(config, retriever, data, tmp_path, "auxiliary")
+    (_, warm_up), model, (triplets, drawn) = seen
+    assert {len(row) for row in warm_up} == {1} and {len(row) for row in drawn} == {2}
+    positive = {t.query_id: row[0] for t, row in zip(triplets, drawn, strict=True)}
+    for queries in data.train.values():
+        embedded = model.embed_queries(queries), model.embed_corpus(queries.corpus)
+        for rows, ranking in rank_corpus(*embedded):
+            ranks = ranking.ranks_of(queries.target_positions[rows])
+            drops = find_steepest_drops(ranking.scores, ranks, search_window=20)
+            for triplet, order, rank, first in zip(
+                queries.triplets[rows], ranking.order, ranks, drops.first, strict=True
+            ):
+                before = [queries.corpus.image_ids[p] for p in order[rank + 1 : first + 1]]
+                assert positive[triplet.query_id] in before  # never empty where there is a pair
+    assert weights(train(config, retriever, data, tmp_path, "auxiliary")) == weights(run)
 
 
 def test_an_excluded_reference_is_never_drawn(parts, stage1, tmp_path, monkeypatch):
