@@ -232,6 +232,10 @@ OPEN_QUESTIONS = Grid(  # docs/study.md, "Open questions"
             + ("cosine_auxiliary", "preference_auxiliary"),
             1,
         ),
+        *(
+            (f"synthfashion-{world}-11", ("cosine", "preference"), 1)
+            for world in ("store", "steep")
+        ),
         (MINI, (), 3),
     ),
 )

@@ -76,6 +76,7 @@ class MiningReport:
             "target_rank_mean": frame.target_rank.mean(),
             "target_rank_median": frame.target_rank.median(),
             "share_no_pair": float((frame.set_size == 0).mean()),
+            "share_best_tenth": (mined.window_start < n / 10).mean(),
             "share_bottom_half": (mined.window_start >= n / 2).mean(),
             "score_margin": mined.score_margin.mean(),
             "margin_over_temperature": mined.score_margin.mean() / temperature,
