@@ -62,6 +62,7 @@ study: data  ## train what is missing of the study (docs/study.md); shipped rows
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$$world-11 --world $$world --seed 11 \
 	|| exit 1; done
 	$(BIN)/python notebooks/study.py negatives
+	$(BIN)/python notebooks/study.py open_questions
 	$(BIN)/python notebooks/study.py parts
 
 # Without a GPU its benchmark says so and exits with 2.

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from qure_lib.datasets.fashioniq import load_fashioniq
 from qure_lib.datasets.hp_fashioniq import load_set_scores
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.datasets.queries import QuerySet
+from qure_lib.datasets.soft import load_soft_labels
 from qure_lib.files import read_json
 
 Words = frozenset[str]
@@ -29,6 +31,8 @@ OWN_CHOICE = "own choice"
 SEES = dict.fromkeys(("random", "attribute overlap", "caption overlap"), "sees the query")
 SEES |= dict.fromkeys(("own caption kept", "holds the target"), "sees the answer")
 SEES |= dict.fromkeys(("target, attributes, captions", "exact relevance"), "sees the answer")
+LABELS = "SoFT's labels, by a model that saw images"
+SEES |= dict.fromkeys(("labelled images", "labelled, target aside"), LABELS)
 SEES |= {"participants' own": OWN_CHOICE}
 # Words that describe no garment; comparatives are among them, since no image is "more" by itself.
 FUNCTION_WORDS = (
@@ -88,6 +92,34 @@ def known_images(judged: pd.DataFrame, texts: Mapping[str, Mapping[str, str]]) -
 def holds_target(judged: pd.DataFrame) -> np.ndarray:
     """1 where the set holds the target, 0 where it does not. It sees the answer."""
     return _score_sets(judged, lambda query, ids: float(query.target in ids))
+
+
+def labelled_images(
+    judged: pd.DataFrame, query_sets: Mapping[str, QuerySet], folder: str | Path
+) -> dict[str, np.ndarray]:
+    """How many of the set's images SoFT's labels call fitting: with the target, and without it.
+
+    Args:
+        query_sets: FashionIQ's val queries by category, which hold the judged ones.
+        folder: of `load_soft_labels`.
+
+    Returns:
+        Scorer -> (Q, 2) counts, NaN where a query has no labels. Both see the answer.
+    """
+    fitting: dict[tuple[str, str, str], frozenset[str]] = {}
+    for name, queries in query_sets.items():
+        labels = load_soft_labels(folder, queries)
+        named = {(name, t.reference, t.target): labels.get(t.query_id) for t in queries.triplets}
+        fitting |= {query: ids for query, ids in named.items() if ids is not None}
+
+    def count(query: Any, ids: Sequence[str], aside: AbstractSet[str]) -> float:
+        labelled = fitting.get((query.category, query.reference, query.target))
+        return math.nan if labelled is None else float(len((labelled - aside) & set(ids)))
+
+    return {
+        "labelled images": _score_sets(judged, lambda q, ids: count(q, ids, frozenset())),
+        "labelled, target aside": _score_sets(judged, lambda q, ids: count(q, ids, {q.target})),
+    }
 
 
 def mean_relevance(

@@ -19,12 +19,23 @@ from qure_lib.evaluation.statistics import PairedDifference, bootstrap_ci, paire
 from qure_lib.features.corpus_on_disk import CorpusOnDisk
 from qure_lib.features.retriever import Retriever
 from qure_lib.features.store import extract_features
-from qure_lib.method.config import TrainConfig
+from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus, rank_scores, score_corpus
 from qure_lib.reporting.claims import direction
 from qure_lib.reporting.method_figures import plot_image, plot_query
 
 Embedded = dict[str, tuple[Tensor, Tensor]]  # category -> (Q, D) queries and (N, T, D) images
+
+
+def vary_negatives(recipe: TrainConfig) -> dict[str, TrainConfig]:
+    """The published recipe and the three that notebooks 04 and 07 put beside it."""
+    uniform = MiningConfig(strategy="all_corpus")
+    return {
+        "cosine": recipe,
+        "preference": replace(recipe, mining=replace(recipe.mining, curve="preference")),
+        "uniform": replace(recipe, mining=uniform),
+        "in_batch": replace(recipe, objective="info_nce", mining=uniform),
+    }
 
 
 def compare_settings(recipe: TrainConfig, published: TrainConfig) -> pd.DataFrame:
