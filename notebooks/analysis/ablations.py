@@ -153,7 +153,7 @@ def compare_primary(rows: Rows, others: Sequence[str] = PRIMARY) -> pd.DataFrame
     found = [measure_interval(rows.hits, "preference", less=other) for other in others]
     corrected = holm([difference.p_value for difference in found])
     floor = 2 / 2001  # the least p of `paired_bootstrap`
-    means = _mean_by_seed(rows.hits)
+    means = mean_by_seed(rows.hits)
     lines = []
     for other, difference, p in zip(others, found, corrected, strict=True):
         apart = (means["preference"] - means[other]).dropna()
@@ -168,7 +168,7 @@ def compare_primary(rows: Rows, others: Sequence[str] = PRIMARY) -> pd.DataFrame
     return pd.DataFrame(lines)
 
 
-def _mean_by_seed(hits: pd.DataFrame) -> pd.DataFrame:
+def mean_by_seed(hits: pd.DataFrame) -> pd.DataFrame:
     """A row a seed, a column a variant: mean of the categories of each run's hits."""
     category = hits.columns.str.split("/").str[0]
     return hits.T.groupby(category).mean().mean().unstack("variant")

@@ -1,4 +1,4 @@
-"""Notebook 09: do the images before the first drop help as further positives?"""
+"""What the study keeps of a run for notebook 09: how well its five best images fit."""
 
 from collections.abc import Mapping
 
