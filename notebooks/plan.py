@@ -159,7 +159,7 @@ def data_lines(name: str, root: Path) -> Iterator[PlanLine]:
     yield PlanLine(f"{key}: annotations", f"in {root}")
     remedy = None
     if there < len(found):
-        remedy = "get the images (README, Reproducing the paper), then "
+        remedy = "get the images (docs/reproduce.md), then "
         remedy += f"{command} check {root} --images"
     yield PlanLine(f"{key}: images", f"{there:,} of {len(found):,} in {root}", remedy)
 

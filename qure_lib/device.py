@@ -17,7 +17,7 @@ def find_device() -> torch.device:
     if torch.version.cuda is None and has_gpu():
         warnings.warn(
             f"this machine has a GPU, but torch {torch.__version__} is a build for CPUs: all runs "
-            "on the CPU. README, section On a GPU, says how to get the other build",
+            "on the CPU. docs/speed.md says how to get the other build",
             stacklevel=2,
         )
     return torch.device("cpu")

@@ -26,7 +26,9 @@ def test_the_device_and_its_warning(monkeypatch, usable, built_for, there, chose
         assert device.find_device().type == chosen
     assert len(said) == warns
     if warns:
-        assert "has a GPU, but torch" in str(said[0].message) and "README" in str(said[0].message)
+        assert "has a GPU, but torch" in str(said[0].message) and "docs/speed.md" in str(
+            said[0].message
+        )
 
 
 def test_names_and_cores():

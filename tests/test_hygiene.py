@@ -1,4 +1,4 @@
-"""What holds for every file: notebooks, style, sizes, words, tests, and the README's commands."""
+"""What holds for every file: notebooks, style, sizes, words, tests, and commands of the pages."""
 
 import ast
 import importlib
@@ -119,19 +119,28 @@ def test_the_package_lists_names_that_exist():
             assert hasattr(importlib.import_module(f"qure_lib.{module}"), name), (module, name)
 
 
-def test_the_commands_of_the_readme_exist():
-    readme = (ROOT / "README.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
-    named = re.findall(r"(?:`|^\s*)make(?: ([a-z]+))?\b", readme, re.MULTILINE)
-    assert {"reproduce", "test"} <= set(named) and set(named) - {""} <= targets
-    for module in re.findall(r"python -m ([\w.]+)", readme):
+    named = re.findall(r"(?:`|^\s*)make(?: ([a-z]+))?\b", text, re.MULTILINE)
+    assert set(named) - {""} <= targets
+    for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
-    for arguments in re.findall(r"python notebooks/run\.py([^`\n#]*)", readme):
+    for arguments in re.findall(r"python notebooks/run\.py([^`\n#]*)", text):
         run.parser().parse_args(shlex.split(arguments))
 
 
-def test_the_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
-    missing = [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_the_two_commands_open_the_readme():
+    text = PAGES[0].read_text()
+    assert re.findall(r"^make (\w+) ", text, re.MULTILINE)[:2] == ["reproduce", "test"]

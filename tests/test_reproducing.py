@@ -1,7 +1,7 @@
-"""README's section "Reproducing the paper", followed word for word on stand-ins.
+"""docs/reproduce.md, "Reproducing the paper", followed word for word on stand-ins.
 
 The real annotations are cut down to a few queries, the images are drawn under the right names, and
-the weights are random, of reduced width, in LAVIS's own files. Two things differ from the README:
+the weights are random, of reduced width, in LAVIS's own files. Two things differ from the page:
 `fetch` is replaced by making the stand-in (tests/test_real_data.py fetches from a server on the
 loopback address), and `check` may find fault with the counts, since a stand-in is not whole.
 """
@@ -32,9 +32,9 @@ TOWER = "visual_encoder."
 
 
 def commands(root: Path) -> list[str]:
-    """The shell lines of the section that act on data/: all but those of other people's models."""
-    section = (root / "README.md").read_text().split("\n## Reproducing the paper\n")[1]
-    blocks = re.findall(r"```sh\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    """The shell lines of the page that act on data/."""
+    page = (root / "docs" / "reproduce.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith(("make ", ".venv/"))]
 
