@@ -26,7 +26,7 @@ def direct(root):
     """The requirements of pyproject.toml, extras included."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert extras.keys() == {"notebooks", "scale", "dev", "photos"}
+    assert extras.keys() == {"notebooks", "scale", "dev", "photos", "words"}
     locked = [extras[name] for name in ("notebooks", "scale", "dev")]
     lines = [*project["dependencies"], *sum(locked, [])]
     return {canonical(r.name): r for r in map(Requirement, lines)}
