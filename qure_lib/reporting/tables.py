@@ -1,16 +1,22 @@
 """Tables in the paper's layouts, and reproduced numbers beside published ones."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .names import plain_name
 from .reports import Reports
+
+SHOWN_COLUMNS = 7  # of a table on the page; the rest is behind "all columns"
+# Column or code -> words, the unit's factor, and place ("verdict", "more"; "each": a unit a row).
+COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), index_col=0, keep_default_na=False)
 
 
 def save_table(frame: pd.DataFrame, name: str, caption: str, reports: Reports) -> None:
-    """Write a table as CSV (full precision) and Markdown (two decimals), with a note for the index.
+    """Write a table as CSV (full precision) and Markdown (`in_words`), with a note for the index.
 
     Args:
         frame: the table; its index is not written.
@@ -27,21 +33,63 @@ def save_table(frame: pd.DataFrame, name: str, caption: str, reports: Reports) -
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """Write a frame as a Markdown table, numbers to the right and floats with two decimals."""
-    rule = ["---:" if pd.api.types.is_numeric_dtype(kind) else "---" for kind in frame.dtypes]
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    lines = [[str(column) for column in frame.columns], rule, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """Write a frame as a Markdown table, `in_words`, numbers to the right."""
+    shown = in_words(frame)
+    rule = ["---:" if right else "---" for right in shown.attrs["numeric"]]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in shown.itertuples(index=False)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [[*shown.columns], rule, *rows])
+
+
+def in_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table as people read it: words in the place of codes, numbers of at most two decimals.
+
+    A verdict comes first. Of more than seven columns, those that say the same in every row come
+    late, and last those that columns.csv calls "more".
+
+    Returns:
+        Text alone; `attrs["numeric"]` says of each column whether it is of numbers.
+    """
+    frame = frame.drop(columns=["code", "claim"], errors="ignore")  # for the CSV alone
+    mixed = [c for c in frame if frame[c].dtype == bool or COLUMNS.place.get(c) == "each"]
+    frame = frame.astype(dict.fromkeys(mixed, object))
+    place = COLUMNS.place.reindex(frame.columns).map({"verdict": -1, "more": 2})
+    place = place.fillna((frame.nunique(dropna=False) == 1).astype(int))
+    if len(place) <= SHOWN_COLUMNS:
+        place = place.clip(upper=0)
+    shown = [frame[column] for column in place.sort_values(kind="stable").index]
+    names = [COLUMNS.words.get(column.name) or _words(column.name) for column in shown]
+    words = pd.concat([*map(_cells, shown)], axis=1).set_axis(names, axis=1)
+    words.attrs["numeric"] = [pd.api.types.is_numeric_dtype(column) for column in shown]
+    return words
+
+
+def _words(code: str) -> str:
+    """Codes in words; text without codes stays as it is."""
+    known = COLUMNS.words.get(code) if "_" in code else None
+    return known or ", ".join(map(plain_name, code.split(", "))).replace("_", " ")
+
+
+def _cells(column: pd.Series) -> pd.Series:
+    """A column as text; numbers with as many decimals as they need, at most two."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return column.map(_cell).astype(str)
+    values = column.astype(float) * COLUMNS.times.get(column.name, 1)
+    exact = values.dropna().round(2)
+    decimals = next((d for d in (0, 1) if np.array_equal(exact.round(d), exact)), 2)
+    return values.map(lambda value: _number(value, decimals))
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-    return str(value).replace("|", "\\|")
+    text = "-" if pd.isna(value) or value == "" else str(value)
+    if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
+        return _cells(pd.Series([float(text)]))[0]
+    return {"True": "yes", "False": "no"}.get(text) or _words(text)
+
+
+def _number(value: float, decimals: int) -> str:
+    if 0 < abs(value) < 0.005:  # two decimals would make it zero
+        return np.format_float_positional(float(f"{value:.2g}"), trim="-")
+    return "-" if np.isnan(value) else f"{value:{',' * (abs(value) >= 10_000)}.{decimals}f}"
 
 
 def summarise_counts(counts: pd.Series) -> pd.DataFrame:

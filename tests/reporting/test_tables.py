@@ -1,12 +1,16 @@
 """Tables: the published layout, and one rule for every verdict."""
 
+import inspect
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from qure_lib.evaluation import circo, cirr, fashioniq
+from qure_lib.method.config import MiningConfig
+from qure_lib.method.mining_report import MiningReport
 from qure_lib.reporting import tables
 
 
@@ -114,7 +118,8 @@ def test_a_saved_table_is_csv_markdown_and_note(reports):
     tables.save_table(frame, "table2_fashioniq", "Recall. Val, original split.", reports)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "table2_fashioniq.csv"), frame)
     assert (folder / "table2_fashioniq.md").read_text() == (
-        "| method | avg_r10 | queries |\n| --- | ---: | ---: |\n| QuRe | 52.60 | 6016 |\n"
+        "| method | mean, Recall@10 (%) | queries |\n"
+        "| --- | ---: | ---: |\n| QuRe | 52.6 | 6016 |\n"
     )
     note = json.loads((folder / "table2_fashioniq.json").read_text())
     assert note["kind"] == "table" and note["title"] == "Recall"
@@ -129,6 +134,62 @@ def test_markdown_cells():
     frame = pd.DataFrame({"a": [0.0005, np.nan, 12.345], "b": [True, False, True], "c": "x|y"})
     rows = tables.to_markdown(frame).splitlines()[2:]
     assert rows == ["| 0.0005 | yes | x\\|y |", "| - | no | x\\|y |", "| 12.35 | yes | x\\|y |"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ([64.0, 1800], ["64", "1800"]),
+        ([64.0, np.nan, 12_345], ["64", "-", "12,345"]),
+        ([0.5, 2.0, -3.25], ["0.50", "2.00", "-3.25"]),
+        ([0.5, 20_000.0], ["0.5", "20,000.0"]),
+        ([5e-06, 0.001, 0], ["0.000005", "0.001", "0"]),
+        (["64.0", "True", "", None, "5e-06", "12.5"], ["64", "yes", "-", "-", "0.000005", "12.5"]),
+    ],
+)
+def test_numbers_have_the_decimals_that_their_column_needs(numbers, shown):
+    assert tables.in_words(pd.DataFrame({"here": numbers})).here.tolist() == shown
+
+
+def test_rows_of_different_units_have_decimals_of_their_own():
+    frame = pd.DataFrame({"stage 1": ["loss", "batch_size"], "value": [0.1302, 64.0]})
+    assert tables.in_words(frame).value.tolist() == ["0.13", "64"]
+    assert tables.in_words(frame)["stage 1"].tolist() == ["loss", "batch size"]
+
+
+def test_codes_become_words_and_shares_percentages():
+    row = {
+        "curve": "cosine",
+        "share_no_pair": 0.125,
+        "method": "in_batch, last",
+        "verdict": "reproduced",
+        "some_thing": "a_b",
+    }
+    shown = tables.in_words(pd.DataFrame([row])).iloc[0].to_dict()
+    assert shown == {
+        "drops in": "drops in the cosine (released)",
+        "no pair of drops (%)": "12.5",
+        "method": "in-batch contrast, last",
+        "verdict": "reproduced",
+        "some thing": "a b",
+    }
+
+
+def test_a_verdict_comes_first_and_details_come_last():
+    names = ["set_size_q25", "same", *"abcdefg", "verdict", "code"]
+    frame = pd.DataFrame([dict.fromkeys(names, row) | {"same": 0} for row in (1, 2)])
+    shown = tables.in_words(frame)
+    assert [*shown] == ["verdict", *"abcdefg", "same", "images in a set, lower quartile"]
+    assert [*tables.in_words(frame[["same", "a", "verdict"]])] == ["verdict", "same", "a"]
+
+
+def test_the_names_of_columns_are_words_and_tell_columns_apart():
+    assert tables.COLUMNS.index.is_unique
+    assert not tables.COLUMNS.words.str.contains("_").any()
+    report = MiningReport(MiningConfig(), pd.DataFrame(), np.zeros(2), np.zeros(2))
+    columns = inspect.getsource(type(report).summary)
+    named = re.findall(r'"([a-z0-9]+(?:_[a-z0-9]+)+)"(?=:|\])', columns)
+    assert len(named) > 15 and {*named} <= {*tables.COLUMNS.index}
 
 
 def test_published_rows_are_found_by_name(tmp_path):
