@@ -101,5 +101,6 @@ lock:  ## write requirements.lock from the ranges in pyproject.toml
 
 clean:  ## remove what the commands made, but not .venv
 	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -rf reports/figures reports/tables reports/claims reports/executed reports/index.html
+	rm -rf reports/figures reports/tables reports/explorers reports/claims reports/executed
+	rm -f reports/index.html
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +

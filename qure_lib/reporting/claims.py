@@ -34,7 +34,7 @@ class Claim:
 
 
 def read_claims() -> dict[str, dict[str, str]]:
-    """Read the claims: name -> source, says, notebook (that measures it, or ""), needs."""
+    """Read the claims: name -> source, says, notebook (measures it, or ""), needs, command."""
     with open(Path(__file__).with_name("claims.csv"), encoding="utf-8", newline="") as stream:
         return {row["claim"]: row for row in csv.DictReader(stream)}
 

@@ -1,7 +1,7 @@
 """The report folder: where a notebook's figures, tables and measured claims go.
 
-`figures/` and `tables/` hold each item with a JSON note beside it (kind, name, title, caption,
-notebook). `claims/` holds the notes alone. `executed/` holds the notebooks as they ran.
+`figures/`, `tables/` and `explorers/` hold each item with a JSON note beside it (kind, name, title,
+caption, notebook). `claims/` holds the notes alone. `executed/` holds the notebooks as they ran.
 """
 
 import json
@@ -12,7 +12,8 @@ from typing import Any
 
 from qure_lib.files import replacing
 
-FORMATS = {"figure": ("pdf", "png", "csv"), "table": ("csv", "md"), "claim": ()}  # beside a note
+FORMATS = {"figure": ("pdf", "png", "csv"), "table": ("csv", "md")}  # beside a note
+FORMATS |= {"claim": (), "explorer": ("jsonl",)}  # JSON: what all queries share, then one a line
 _NOTE_KEYS = {"kind", "name", "title", "caption", "notebook"}
 _CLAIM_KEYS = {"verdict", "interval", "n", "on", "seeds"}  # of a claim's note, besides
 _FIRST_SENTENCE = re.compile(r".+?(?<!Fig)(?<!Eq)(?<!vs)(?<!e\.g)(?<!i\.e)[.?!](?=\s|$)", re.DOTALL)
@@ -34,7 +35,7 @@ class Reports:
         """Write the note by which the index finds a figure, a table or a claim's measurement.
 
         Args:
-            kind: "figure", "table" or "claim".
+            kind: "figure", "table", "explorer" or "claim".
             name: file name without suffix, of letters, digits, "_" and "-" ("fig7_score_curve",
                 "extra_captions": what the paper lacks begins with "extra").
             caption: what it shows; the first sentence is the title.
