@@ -4,10 +4,12 @@ import base64
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import run
 import torch
 from analysis import page_explorer
 from analysis.page_explorer import CURVES, GROUPS, WINDOWS, ZONES
@@ -115,6 +117,16 @@ def test_images_are_small_copies_and_only_where_asked_for(drawn, tmp_path):
         np.testing.assert_allclose(image.convert("RGB").getpixel((20, 20)), (255, 0, 0), atol=12)
     about, *lines = saved(drawn, tmp_path, share_images=False)
     assert about["thumbnails"] == {} and "data:" not in json.dumps(lines)
+
+
+def test_only_profiles_of_drawn_garments_share_images():
+    folder = Path(run.__file__).parent
+    notebook = run.find_notebooks(folder)["03"]
+    assert run.declared_parameters(notebook)["share_images"] is False
+    for path in (folder / "profiles").glob("*.yaml"):
+        profile = run.load_profile(path)
+        shared = any(about.get("share_images") for about in profile.values())
+        assert shared == (path.stem in ("mini", "smoke")), path.stem
 
 
 def test_the_same_queries_give_the_same_bytes(drawn, tmp_path):

@@ -282,7 +282,7 @@ def test_chips_and_legend_have_the_verdicts_words(reports):
     summary = pd.DataFrame({"measure": ["a", "b", "c"], "estimate": 1.0, "low": 0.0, "high": 2.0})
     published = pd.Series({"a": 1.0, "b": 3.0})
     rows = [compare_with_published(summary.assign(n=9), published, same) for same in (True, False)]
-    add_table(reports, "table2", "Beside.", verdict=pd.concat(rows).verdict.tolist())
+    add_table(reports, "table2", "Beside.", verdict=[*pd.concat(rows).verdict, "worse"])
     page = build_index(reports.root).read_text()
     chips = r'<span class="chip (\w+)"><span aria-hidden="true">(.)</span> ([^<]+)</span>'
     assert {verdict: (kind, mark) for kind, mark, verdict in re.findall(chips, page)} == {
@@ -290,6 +290,7 @@ def test_chips_and_legend_have_the_verdicts_words(reports):
         "reproduced": ("good", "✓"),
         "contradicted on real judgements": ("bad", "✗"),
         "differs": ("bad", "✗"),
+        "worse": ("bad", "▼"),
         "within noise": ("noise", "≈"),
         "not published": ("none", "○"),
         "not comparable": ("none", "○"),
