@@ -22,12 +22,8 @@ from traitlets.config import Config
 from qure_lib.files import replacing
 from qure_lib.manifest import PACKAGES
 
-# The exported page must open without a network: none of the scripts that nbconvert would load.
-OFFLINE_PAGE = """{% extends "index.html.j2" %}
-{% block html_head_js %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}"""
+# The page of an executed notebook: opens without a network, code and logs folded.
+PAGE = Path(__file__).with_name("executed.html.j2")
 
 # The last cell while a notebook runs; it is removed from what is written.
 VERSIONS = f"""# The versions in this kernel, for the report.
@@ -114,6 +110,7 @@ def execute(
     notebook.metadata["qure_lib"] = provenance | {"versions": versions}
     notebook.metadata["papermill"]["input_path"] = str(path)
     drop_progress_bars(notebook)
+    relink(notebook, path.parent, folder)
     write_executed(notebook, folder / path.stem)
     output.unlink()
     return time.perf_counter() - start, peak_memory()
@@ -140,12 +137,22 @@ def _run(
 
 def write_executed(notebook: nbformat.NotebookNode, stem: Path) -> None:
     """Write `{stem}.ipynb` and `{stem}.html`."""
-    exporter = nbconvert.HTMLExporter(raw_template=OFFLINE_PAGE, embed_images=True)
+    exporter = nbconvert.HTMLExporter(
+        raw_template=PAGE.read_text(encoding="utf-8"), embed_images=True
+    )
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": stem.name}})
     with replacing(stem.with_suffix(".ipynb")) as path:
         nbformat.write(notebook, path)
     with replacing(stem.with_suffix(".html")) as path:
         path.write_text(page, encoding="utf-8")
+
+
+def relink(notebook: nbformat.NotebookNode, source: Path, folder: Path) -> None:
+    """Make links to files beside and above the notebook lead there from another folder too."""
+    way = Path(os.path.relpath(source.resolve(), folder.resolve())).as_posix()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\((?=\.\./)", f"]({way}/", cell.source)
 
 
 def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:

@@ -1,0 +1,62 @@
+"""Tables as a notebook shows them: headers in words, numbers rounded, no index."""
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from qure_lib.reporting.names import plain_name
+
+
+def show(frame: pd.DataFrame, **words: str) -> HTML:
+    """A frame as a table that fits the page.
+
+    Args:
+        frame: the table; an index that has a name is shown as columns.
+        words: column -> its header, and its place; without any, all columns are shown and "_"
+            becomes a space.
+
+    Raises:
+        KeyError: a column that the frame lacks.
+    """
+    named = [name for name in frame.index.names if name is not None]
+    frame = frame.reset_index(named) if named else frame
+    frame = frame[list(words)] if words else frame
+    headers = [words.get(str(column), str(column).replace("_", " ")) for column in frame]
+    cells = pd.DataFrame({k: frame[c].map(_cell) for k, c in enumerate(frame)}, dtype=object)
+    return HTML(cells.set_axis(headers, axis=1).to_html(index=False, border=0))
+
+
+def _cell(value: object) -> str:
+    """A value as people write it: whole numbers with separators, others with two decimals."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return plain_name(value)
+    if pd.isna(value):
+        return "-"
+    if isinstance(value, int | np.integer) or (abs(value) >= 1000 and float(value).is_integer()):
+        return f"{value:,.0f}"
+    if isinstance(value, float | np.floating):
+        return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+    return str(value)
+
+
+def fold_warnings(warnings: list[str]) -> pd.DataFrame:
+    """Each distinct warning once, with its count: numbers in per cent become a range.
+
+    Returns:
+        Columns times, warning; in order of appearance, empty without warnings.
+
+    Example:
+        >>> fold_warnings(["93% are easy.", "84% are easy."]).to_dict("records")
+        [{'times': 2, 'warning': '84-93% are easy.'}]
+    """
+    texts = pd.Series(warnings, dtype=object)
+    percents = texts.str.extract(r"(\d+)%", expand=False).astype(float)
+    groups = percents.groupby(texts.str.replace(r"\d+%", "{}", regex=True), sort=False)
+    rows = []
+    for words, values in groups:
+        low, high = values.min(), values.max()
+        text = f"{low:.0f}%" if low == high else f"{low:.0f}-{high:.0f}%"
+        rows.append({"times": len(values), "warning": words.replace("{}", text)})
+    return pd.DataFrame(rows, columns=["times", "warning"])

@@ -1,0 +1,49 @@
+"""Tables as a notebook shows them, and warnings folded."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis.shown import fold_warnings, show
+
+
+def cells(frame, **words):
+    """The text of every cell of the table that is shown, the headers first."""
+    rows = ElementTree.fromstring(show(frame, **words).data).iter("tr")
+    return [[cell.text for cell in row] for row in rows]
+
+
+def test_numbers_are_rounded_and_codes_are_words():
+    frame = pd.DataFrame({"curve": ["cosine"], "val_r10": [1 / 3], "p": [0.0012], "n": [11452]})
+    headers, row = cells(frame.assign(whole=2048.0, ready=np.bool_(True), none=np.nan))
+    assert headers == ["curve", "val r10", "p", "n", "whole", "ready", "none"]
+    expected = ["drops in the cosine (released)", "0.33", "0.0012", "11,452", "2,048", "yes", "-"]
+    assert row == expected
+
+
+def test_columns_are_chosen_named_and_ordered():
+    frame = pd.DataFrame({"a": [1], "b": [2], "c": [3]})
+    assert cells(frame, c="third", a="first") == [["third", "first"], ["3", "1"]]
+    with pytest.raises(KeyError):
+        show(frame, missing="x")
+
+
+def test_a_named_index_is_shown_and_a_plain_one_is_not():
+    frame = pd.DataFrame({"kind": ["x", "y"], "v": [1, 2]})
+    expected = [["kind", "v"], ["x", "1"], ["y", "2"]]
+    assert cells(frame) == cells(frame.groupby("kind").sum()) == expected
+
+
+def test_a_caption_cannot_become_markup():
+    page = show(pd.DataFrame({"caption": ["<script>alert(1)</script>"]})).data
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_a_warning_is_said_once_with_its_count_and_range():
+    folded = fold_warnings(["93% are easy.", "no pair", "84% are easy.", "no pair", "5% fit."])
+    assert folded.to_numpy().tolist() == [[2, "84-93% are easy."], [2, "no pair"], [1, "5% fit."]]
+
+
+def test_without_warnings_there_is_no_row():
+    assert fold_warnings([]).empty
