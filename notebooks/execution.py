@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from qure_lib.files import replacing
 from qure_lib.manifest import PACKAGES
+from qure_lib.reporting.reports import read_notes
 
 # The page of an executed notebook: opens without a network, code and logs folded.
 PAGE = Path(__file__).with_name("executed.html.j2")
@@ -111,6 +112,7 @@ def execute(
     notebook.metadata["papermill"]["input_path"] = str(path)
     drop_progress_bars(notebook)
     relink(notebook, path.parent, folder)
+    caption_pictures(notebook, path.stem, folder.parent)
     write_executed(notebook, folder / path.stem)
     output.unlink()
     return time.perf_counter() - start, peak_memory()
@@ -153,6 +155,30 @@ def relink(notebook: nbformat.NotebookNode, source: Path, folder: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\((?=\.\./)", f"]({way}/", cell.source)
+
+
+def caption_pictures(notebook: nbformat.NotebookNode, name: str, reports: Path) -> None:
+    """Give pictures the captions of their figures' notes, where a cell's code names as many.
+
+    Args:
+        notebook, name: an executed notebook, and its name in the notes.
+        reports: the report folder.
+    """
+    notes = [n for n in read_notes(reports) if n["kind"] == "figure" and n["notebook"] == name]
+    for cell in notebook.cells:
+        named = re.findall(r'"([\w-]+)("|\{)', cell.source)  # "{": the rest of a name is computed
+        captions = [
+            note["caption"]
+            for note in notes
+            if any(
+                note["name"] == text or (end == "{" and note["name"].startswith(text))
+                for text, end in named
+            )
+        ]
+        pictures = [o for o in cell.get("outputs", ()) if "image/png" in o.get("data", ())]
+        if len(captions) == len(pictures):
+            for picture, caption in zip(pictures, captions, strict=True):
+                picture.metadata["caption"] = caption
 
 
 def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:

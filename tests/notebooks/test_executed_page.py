@@ -7,9 +7,15 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from qure_lib.reporting.reports import Reports
+
 
 def stream(lines: int):
     return new_output("stream", name="stdout", text="said\n" * lines)
+
+
+def picture():
+    return new_output("display_data", data={"image/png": "aGVsbG8="})
 
 
 @pytest.fixture
@@ -62,3 +68,25 @@ def test_links_lead_to_the_same_file_from_the_report_folder(tmp_path):
     execution.relink(notebook, tmp_path / "notebooks", tmp_path / "reports" / "executed")
     link = "[words](../../notebooks/../docs/glossary.md), [this](#there)"
     assert [cell.source for cell in notebook.cells] == [f"see {link}", "x = '](../docs/'"]
+
+
+def test_a_picture_has_its_figure_s_caption_as_text_and_alternative(tmp_path, page):
+    reports = Reports(tmp_path, "01_first")
+    for name in ("fig6_of_cosine", "fig6_of_preference", "extra_one", "extra_two"):
+        reports.write_note("figure", name, f"Caption of {name}. Any <b>bold</b>.")
+    sources = {
+        'save_figure(fig, f"fig6_of_{curve}", x)': 2,
+        'name = "extra_one" if real else "extra_missing"': 1,
+        '"extra_two" and a picture more': 2,
+    }
+    cells = [
+        new_code_cell(source, outputs=[picture() for _ in range(count)])
+        for source, count in sources.items()
+    ]
+    notebook = new_notebook(cells=cells)
+    execution.caption_pictures(notebook, "01_first", tmp_path)
+    found = [[o.metadata.get("caption", "")[:30] for o in c.outputs] for c in notebook.cells]
+    both = ["Caption of fig6_of_cosine. Any", "Caption of fig6_of_preference."]
+    assert found == [both, ["Caption of extra_one. Any <b>b"], ["", ""]]
+    text = page(notebook.cells[1])
+    assert text.count("Caption of extra_one. Any &lt;b&gt;bold") == 2  # alternative and caption

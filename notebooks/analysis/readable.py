@@ -1,29 +1,43 @@
 """Tables as a notebook shows them: headers in words, numbers rounded, no index."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 
 from qure_lib.reporting.names import plain_name
 
 
-def show(frame: pd.DataFrame, **words: str) -> HTML:
-    """A frame as a table that fits the page.
+def show(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) -> None:
+    """Display a frame as `table` writes it."""
+    display(HTML(table(frame, words)))
+
+
+def table(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) -> str:
+    """A frame as an HTML table, its texts escaped.
 
     Args:
         frame: the table; an index that has a name is shown as columns.
-        words: column -> its header, and its place; without any, all columns are shown and "_"
-            becomes a space.
+        words: the columns to show, in order, or column -> its header; all without any. A column
+            without a header has its name, "_" as a space.
 
     Raises:
         KeyError: a column that the frame lacks.
     """
-    named = [name for name in frame.index.names if name is not None]
-    frame = frame.reset_index(named) if named else frame
+    levels = [name for name in frame.index.names if name is not None]
+    frame = frame.reset_index(levels) if levels else frame
     frame = frame[list(words)] if words else frame
-    headers = [words.get(str(column), str(column).replace("_", " ")) for column in frame]
+    named = words if isinstance(words, Mapping) else {}
+    headers = [named.get(column, _words(column)) for column in frame]
     cells = pd.DataFrame({k: frame[c].map(_cell) for k, c in enumerate(frame)}, dtype=object)
-    return HTML(cells.set_axis(headers, axis=1).to_html(index=False, border=0))
+    return cells.set_axis(headers, axis=1).to_html(index=False, border=0)
+
+
+def _words(name: object) -> str:
+    """A column's name, or a tuple of names, in words."""
+    parts = name if isinstance(name, tuple) else (name,)
+    return ", ".join(str(part).replace("_", " ") for part in parts if str(part))
 
 
 def _cell(value: object) -> str:
@@ -31,7 +45,8 @@ def _cell(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return plain_name(value)
+        plain = plain_name(value)
+        return plain.replace("_", " ") if plain.isidentifier() else plain
     if pd.isna(value):
         return "-"
     if isinstance(value, int | np.integer) or (abs(value) >= 1000 and float(value).is_integer()):

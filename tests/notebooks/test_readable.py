@@ -5,12 +5,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from analysis.shown import fold_warnings, show
+from analysis import readable
+from analysis.readable import fold_warnings, table
 
 
-def cells(frame, **words):
+def cells(frame, words=()):
     """The text of every cell of the table that is shown, the headers first."""
-    rows = ElementTree.fromstring(show(frame, **words).data).iter("tr")
+    rows = ElementTree.fromstring(table(frame, words)).iter("tr")
     return [[cell.text for cell in row] for row in rows]
 
 
@@ -24,9 +25,10 @@ def test_numbers_are_rounded_and_codes_are_words():
 
 def test_columns_are_chosen_named_and_ordered():
     frame = pd.DataFrame({"a": [1], "b": [2], "c": [3]})
-    assert cells(frame, c="third", a="first") == [["third", "first"], ["3", "1"]]
+    assert cells(frame, {"c": "third", "a": "first"}) == [["third", "first"], ["3", "1"]]
+    assert cells(frame, ["b", "a"]) == [["b", "a"], ["2", "1"]]
     with pytest.raises(KeyError):
-        show(frame, missing="x")
+        table(frame, ["missing"])
 
 
 def test_a_named_index_is_shown_and_a_plain_one_is_not():
@@ -36,8 +38,16 @@ def test_a_named_index_is_shown_and_a_plain_one_is_not():
 
 
 def test_a_caption_cannot_become_markup():
-    page = show(pd.DataFrame({"caption": ["<script>alert(1)</script>"]})).data
+    page = table(pd.DataFrame({"caption": ["<script>alert(1)</script>"]}))
     assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_a_table_is_displayed_as_it_is_written(monkeypatch):
+    shown = []
+    monkeypatch.setattr(readable, "display", shown.append)
+    frame = pd.DataFrame({"a": [0.125]})
+    readable.show(frame, {"a": "share"})
+    assert shown[0].data == table(frame, {"a": "share"})
 
 
 def test_a_warning_is_said_once_with_its_count_and_range():
@@ -47,3 +57,10 @@ def test_a_warning_is_said_once_with_its_count_and_range():
 
 def test_without_warnings_there_is_no_row():
     assert fold_warnings([]).empty
+
+
+def test_code_names_and_levels_of_columns_are_words_and_file_names_stay():
+    frame = pd.DataFrame([["empty_phrases", 1], ["shirt-val_1.png", 2]])
+    frame.columns = pd.MultiIndex.from_tuples([("kind", ""), ("dress", "val_images")])
+    expected = [["kind", "dress, val images"], ["empty phrases", "1"], ["shirt-val_1.png", "2"]]
+    assert cells(frame) == expected
