@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from .names import BLUE, find_look, plain_name
 from .reports import Reports
@@ -181,6 +182,13 @@ def line_style(label: str, index: int) -> dict[str, Any]:
         "linestyle": LINES[index % len(LINES)],
         "marker": MARKERS[index % len(MARKERS)],
     }
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2, 5, 10, ..., as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def legend_with(ax: Axes, label: str, **line: str) -> None:

@@ -63,7 +63,7 @@ LOOKS: dict[str, Look] = {
     "contrastive_warm_up": Look("contrastive warm-up", RED, "P", DASHED),
     "contrastive_window_100": Look("within 100 ranks, contrastive warm-up", ORANGE, "P", DASHED),
     "plackett_luce_5_window_100": Look("within 100 ranks, 5 negatives", ORANGE, "^", DASH_DOT),
-    "fixed_32": Look("32 after the target", BROWN, "o"),
+    "fixed_32": Look("32 after the target", BROWN, "o", DOTTED),
     "shrinking_100_10": Look("after the target, 100 shrinking to 10", GREEN, "v", DASHED),
     "growing_10_100": Look("after the target, 10 growing to 100", PINK, "^", DASH_DOT),
     "drops_fixed_32": Look("32 from the first drop, cosine", RED, "v", DASHED),
