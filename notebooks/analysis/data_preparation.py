@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -68,11 +69,15 @@ def summarise_captions(captions: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption_lengths(captions: pd.DataFrame) -> pd.DataFrame:
-    """Share of the captions of each length, in per cent, as `plot_shares` draws it."""
-    shares = 100 * captions.groupby("data", sort=False)["words"].value_counts(normalize=True)
+    """Share of the captions of each length, in per cent, as `plot_shares` draws it.
+
+    Lines compare the data sets, or the categories where there is only one data set.
+    """
+    by = "data" if captions["data"].nunique() > 1 else "category"
+    shares = 100 * captions.groupby(by, sort=False)["words"].value_counts(normalize=True)
     lengths = shares.rename("share").reset_index()
-    lengths = lengths.sort_values(["data", "words"], ascending=[False, True])
-    return lengths.rename(columns={"data": "label", "words": "value"})
+    lengths = lengths.sort_values([by, "words"], ascending=[by == "category", True])
+    return lengths.rename(columns={by: "label", "words": "value"})
 
 
 def count_false_negatives(relevance: Tensor, target_positions: Tensor) -> Tensor:
@@ -113,6 +118,25 @@ def summarise_false_negatives(
         row |= {"mean_count": mean, "most": count.max().item()}
         rows.append(row | {"share_of_pool_percent": 100 * mean / (images - 1)})
     return pd.DataFrame(rows)
+
+
+def share_with_false_negatives(counts: Mapping[str, Tensor]) -> float:
+    """Share (%) of all queries that have a false negative; see `count_false_negatives`."""
+    return 100 * torch.cat(list(counts.values())).gt(0).float().mean().item()
+
+
+def count_faults(integrity: pd.DataFrame) -> dict[str, str]:
+    """Each data set's faults in words, "3 dangling ids, 2 repeated pairs"; "" without any.
+
+    Args:
+        integrity: columns data, category, split, images, triplets, and a column a kind of fault.
+    """
+    faults = integrity.drop(columns=["category", "split", "images", "triplets"])
+    totals = faults.groupby("data", sort=False).sum()
+    return {
+        str(name): ", ".join(f"{n} {fault.replace('_', ' ')}" for fault, n in row.items() if n)
+        for name, row in totals.iterrows()
+    }
 
 
 def relevance_shares(relevance: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> pd.DataFrame:

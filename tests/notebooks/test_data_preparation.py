@@ -66,6 +66,13 @@ def test_shares_of_lengths_add_up_to_each_data_set():
     assert of_a.to_dict() == pytest.approx({1: 100 / 3, 2: 200 / 3})
 
 
+def test_lengths_of_one_data_set_are_compared_between_its_categories():
+    triplets = {"a": captioned("hat", "x y") + captioned("coat", "x", "x y z")}
+    lengths = data_preparation.caption_lengths(data_preparation.describe_captions(triplets))
+    found = {label: rows["value"].tolist() for label, rows in lengths.groupby("label")}
+    assert found == {"coat": [1, 3], "hat": [2]}
+
+
 @pytest.fixture
 def relevance():
     """Grades of a quarter each, over the queries of `draw_query_set`."""
@@ -144,3 +151,15 @@ def test_places_without_a_false_negative_stay_empty(queries):
     data_preparation.plot_false_negatives(axes, row, queries["dress"].images)
     assert axes[3].get_xlabel() == "relevance 1.00" and axes[2].get_xlabel() == "target: 1.00"
     assert [ax.axison for ax in axes] == [True, False, True, True, False, False]
+
+
+def test_faults_are_summed_and_named_and_none_is_empty():
+    frame = pd.DataFrame({"data": ["a", "a", "b"], "category": "hat", "split": "val"})
+    frame = frame.assign(images=9, triplets=9, listed_twice=[1, 2, 0], dangling_ids=0)
+    assert data_preparation.count_faults(frame) == {"a": "3 listed twice", "b": ""}
+
+
+def test_the_share_with_false_negatives_is_over_all_queries():
+    counts = {"hat": torch.tensor([0, 3]), "coat": torch.tensor([0, 0, 1])}
+    share = data_preparation.share_with_false_negatives(counts)
+    assert share == pytest.approx(40)
