@@ -1,14 +1,16 @@
 """Notebooks 02 and 03: where windows of hard negatives lie, and what lies around them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, PercentFormatter
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 from scipy.special import expit
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import rank_corpus
 from qure_lib.reporting import figures, method_figures
 from qure_lib.train.loop import define_hard_negatives
+from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
 
 ZONES = ("above", "inside", "below")
@@ -101,10 +104,21 @@ def median_query(values: pd.Series) -> int:
 
 
 def plot_query_curve(ax: Axes, shown: RankedQuery) -> Axes:
-    """Draw a query's relevance-score curve with its target and window, without a legend."""
+    """Draw a query's curve with target and window; the legend names their ranks."""
     about, curve = (shown.curve, shown.target_rank, shown.drops), shown.config.curve
     method_figures.plot_relevance_curve(ax, *about, log_x=curve == "preference", curve=curve)
-    ax.get_legend().remove()
+    first, second = shown.drops
+    marks = {f"target: rank {shown.target_rank}": "target"}
+    if first >= 0:
+        ranks = f"ranks {first + 1} to {second}" if second > first + 1 else f"rank {second}"
+        marks[f"window: {ranks}"] = "inside"
+    colours = [method_figures.ZONE_COLOURS[zone] for zone in marks.values()]
+    shapes = [{"marker": "*", "markersize": 8}, {"marker": "v", "markersize": 6}]
+    handles = [
+        Line2D([], [], color=colour, linestyle="", **shape)
+        for colour, shape in zip(colours, shapes, strict=False)
+    ]
+    ax.legend(handles, marks, loc="lower left", handletextpad=0.1, borderaxespad=0.1)
     return ax
 
 
@@ -137,11 +151,12 @@ def zone_ranks(
     """Choose up to `count` evenly spread ranks above, inside and below a query's window (Fig. 6).
 
     Args:
-        target_rank: 0-based; "above" starts after it.
+        target_rank: 0-based; the target itself is left out of "above", which starts at rank 0.
         window: first and last rank of the hard negatives.
     """
     start, end = window
-    above, below = range(target_rank + 1, start), range(end + 1, corpus_size)
+    above = [rank for rank in range(start) if rank != target_rank]
+    below = range(end + 1, corpus_size)
     zones = {"above": above, "inside": range(start, end + 1), "below": below}
     return {
         name: sorted({zone[int(i)] for i in np.linspace(0, len(zone) - 1, count)}) if zone else []
@@ -174,23 +189,29 @@ def zone_images(shown: RankedQuery, relevance: Tensor | None, count: int = 6) ->
     return images
 
 
-def plot_zone_images(axes: np.ndarray, shown: RankedQuery, images: pd.DataFrame) -> None:
+def plot_zone_images(figure: Figure, shown: RankedQuery, images: pd.DataFrame) -> None:
     """Draw a query with its curve, and below it a row of images a zone (Fig. 6).
 
     Args:
-        axes: (4, n) for n images a zone, n > 3; the curve takes the place of the first row's rest.
+        figure: an empty one; its two parts are laid out apart, so that the columns stay even.
         images: of `zone_images`.
     """
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, len(ZONES)])
     queries, triplet = shown.queries, shown.triplet
     reference, target = queries.images[triplet.reference], queries.images[triplet.target]
-    method_figures.plot_query(axes[0, :3], reference, triplet.caption, target)
-    for ax in axes[0, 3:]:
-        ax.remove()
-    place = axes[0, 0].get_gridspec()[0, 3:]
-    plot_query_curve(axes[0, 0].figure.add_subplot(place), shown)
-    for row, zone in zip(axes[1:], ZONES, strict=True):
+    axes = top.subplots(1, 4, width_ratios=[1, 1, 1, 3])
+    method_figures.plot_query(axes[:3], reference, triplet.caption, target)
+    plot_query_curve(axes[3], shown)
+    columns = max(images.groupby("zone").size().max(), 1)
+    _plot_zones(bottom, queries, images, columns)
+
+
+def _plot_zones(figure: SubFigure, queries: QuerySet, images: pd.DataFrame, columns: int) -> None:
+    """One row of images a zone, each with its rank, score and, where it is known, relevance."""
+    rows = figure.subplots(len(ZONES), columns, squeeze=False)
+    for row, zone in zip(rows, ZONES, strict=True):
         part = images[images.zone == zone]
-        notes = [f"{image.score:.2f}, rank {image.rank}" for image in part.itertuples()]
+        notes = [f"rank {i.rank}, score {i.score:.2f}" for i in part.itertuples()]
         if "relevance" in part:
             notes = [f"{n}\nrelevance {v:.2f}" for n, v in zip(notes, part.relevance, strict=True)]
         paths = [queries.corpus.paths[position] for position in part.position]
@@ -201,7 +222,8 @@ def aggregate_curves(mined: Mined) -> pd.DataFrame:
     """Mean score by rank at each stage, with one standard deviation to either side (Fig. 8).
 
     Returns:
-        Columns rank, mean, std, low, high, label (the stage), category.
+        Columns rank, mean, std, low, high, label (the stage), category, and the medians over the
+        queries of target_rank and window_start (NaN where no query has a window).
     """
     frames = []
     for stage, categories in mined.items():
@@ -209,17 +231,33 @@ def aggregate_curves(mined: Mined) -> pd.DataFrame:
             mean, std = report.mean_scores, report.std_scores
             columns = {"mean": mean, "std": std, "low": mean - std, "high": mean + std}
             frame = pd.DataFrame(columns).rename_axis("rank").reset_index()
-            frames.append(frame.assign(label=stage, category=category))
+            medians = report.per_query[report.per_query.set_size > 0].window_start.median()
+            place = {"target_rank": report.per_query.target_rank.median(), "window_start": medians}
+            frames.append(frame.assign(label=stage, category=category, **place))
     return pd.concat(frames)
 
 
 def plot_aggregate_curves(axes: Sequence[Axes], curves: pd.DataFrame) -> None:
-    """Draw `aggregate_curves`, an axes a category; the first has the legend and the label."""
+    """Draw `aggregate_curves`, an axes a category; the first has the label, none a legend."""
     for ax, (category, part) in zip(axes, curves.groupby("category"), strict=True):
         figures.plot_bands(ax, part, columns=("rank", "mean", "low", "high")).set_title(category)
-    axes[0].set_ylabel("Relevance score (cosine)")
-    for ax in axes[1:]:
         ax.get_legend().remove()
+        for label, rows in part.groupby("label", sort=False):
+            colour, place = figures.line_style(str(label), 0)["color"], rows.iloc[0]
+            for mark, rank in (("*", place.target_rank), ("v", place.window_start)):
+                if not np.isnan(rank):
+                    score = rows["mean"].iloc[int(rank)]
+                    ax.plot(rank, score, mark, markersize=7, color=colour, markeredgecolor="white")
+    axes[0].set_ylabel("Relevance score (cosine)")
+
+
+def legend_of_curves(figure: Figure, ax: Axes) -> None:
+    """Name the stages of `plot_aggregate_curves` and its two marks above the figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    for mark, label in (("*", "median target"), ("v", "median start of the window")):
+        handles.append(Line2D([], [], linestyle="", marker=mark, markersize=7, color="0.4"))
+        labels.append(label)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
 
 
 def gaps_by_fifth(mined: Mined) -> pd.DataFrame:
@@ -273,10 +311,13 @@ def relevance_by_zone(mining: pd.DataFrame, relevance: Mapping[str, Tensor]) -> 
 
     Returns:
         Columns epoch, relevance_above, relevance_inside, relevance_below, false_negative_share,
-        corpus_mean (what uniformly drawn negatives have).
+        the lowest and highest category of each (low_..., high_...), and corpus_mean (what
+        uniformly drawn negatives have).
     """
     columns = [*(f"relevance_{zone}" for zone in ZONES), "false_negative_share"]
-    frame = mining.groupby("epoch")[columns].mean().reset_index()
+    groups = mining.groupby("epoch")[columns]
+    ends = groups.min().add_prefix("low_"), groups.max().add_prefix("high_")
+    frame = groups.mean().join(ends).reset_index()
     return frame.assign(corpus_mean=np.mean([r.mean().item() for r in relevance.values()]))
 
 
@@ -284,28 +325,19 @@ def plot_negative_set_size(ax: Axes, frame: pd.DataFrame) -> Axes:
     """Draw the size of the hard-negative set at each definition, by category, log scale (Fig. 5).
 
     Args:
-        frame: columns epoch, category, set_size_mean, set_size_median, and the band set_size_q25
-            to set_size_q75, as in a mining report.
+        frame: columns epoch, category, set_size_mean, set_size_median, and the quartiles
+            set_size_q25 and set_size_q75, as in a mining report.
     """
-    figures.plot_bands(
-        ax, frame, "category", ("epoch", "set_size_mean", "set_size_q25", "set_size_q75")
-    )
-    for index, (category, rows) in enumerate(frame.groupby("category", sort=False)):
-        style = figures.line_style(str(category), index) | {
-            "linestyle": "",
-            "markerfacecolor": "white",
-        }
-        ax.plot(rows["epoch"], rows["set_size_median"], **style)
+    for rows, style in _side_by_side(frame):
+        ends = rows.set_size_q25, rows.set_size_q75
+        ax.vlines(rows.place, *ends, color=style["color"], linewidth=2.5, alpha=0.35)
+        ax.plot(rows.place, rows.set_size_mean, **style)
+        style |= {"linestyle": "", "markerfacecolor": "white", "label": None}
+        ax.plot(rows.place, rows.set_size_median, **style)
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("")
+    figures.plain_log_ticks(ax.yaxis)
     ax.set(xlabel="Epoch of the definition", ylabel="Hard negatives a query")
     ax.set_xticks(sorted(set(frame["epoch"])))
-    figures.legend_with(
-        ax, "median", marker="o", markerfacecolor="white", color="0.3", linestyle=""
-    )
-    sns.move_legend(ax, "lower left", bbox_to_anchor=(0, 1), ncols=2)  # off lines and bands
     return ax
 
 
@@ -315,16 +347,42 @@ def plot_window_position(ax: Axes, frame: pd.DataFrame) -> Axes:
     Args:
         ax: where to draw; the top of the ranking is at the top.
         frame: columns epoch, category, window_start_fraction, window_end_fraction, in [0, 1] of
-            N, as in a mining report; the band runs from the start to the end.
+            N, as in a mining report; a bar runs from the start to the end.
     """
-    ax.axhspan(0.5, 1.02, color="0.93", lw=0, zorder=0, label="bottom half")
-    start, end = "window_start_fraction", "window_end_fraction"
-    figures.plot_bands(ax, frame, "category", ("epoch", start, start, end))
+    ax.axhspan(0.5, 1.05, color="0.93", lw=0, zorder=0)
+    epochs = sorted(set(frame["epoch"]))
+    ax.text(epochs[0], 0.53, "bottom half", color="0.4", fontsize=7, va="top")
+    for rows, style in _side_by_side(frame):
+        ends = rows.window_start_fraction, rows.window_end_fraction
+        ax.vlines(rows.place, *ends, color=style["color"], linewidth=2.5, alpha=0.35)
+        ax.plot(rows.place, ends[0], **style)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.set(ylim=(1.02, -0.02), xlabel="Epoch of the definition")
-    ax.set_xticks(sorted(set(frame["epoch"])))
+    ax.set(ylim=(1.05, -0.05), xticks=epochs, xlabel="Epoch of the definition")
     ax.set_ylabel("Window, start to end\n(% of the ranking, 0 = best)")
     return ax
+
+
+def _side_by_side(frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Each category's rows and style; `place` keeps categories with one value apart."""
+    epochs = np.sort(frame["epoch"].unique())
+    step = 0.12 * (np.diff(epochs).min() if len(epochs) > 1 else 1)
+    groups = list(frame.groupby("category", sort=False))
+    for index, (category, rows) in enumerate(groups):
+        place = rows["epoch"] + step * (index - (len(groups) - 1) / 2)
+        style = figures.line_style(str(category), index) | {"label": str(category)}
+        yield rows.assign(place=place), style
+
+
+def legend_of_sets(figure: Figure, ax: Axes) -> None:
+    """Name the categories and the marks of `plot_negative_set_size` above the figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    marks = {
+        "mean": {"marker": "o", "linestyle": ""},
+        "median": {"marker": "o", "markerfacecolor": "white", "linestyle": ""},
+        "quartiles (left), start to end (right)": {"linewidth": 2.5, "alpha": 0.35},
+    }
+    handles += [Line2D([], [], color="0.3", **style) for style in marks.values()]
+    figure.legend(handles, [*labels, *marks], loc="outside upper center", ncols=len(handles))
 
 
 def plot_zone_relevance(ax: Axes, frame: pd.DataFrame) -> Axes:
@@ -332,13 +390,47 @@ def plot_zone_relevance(ax: Axes, frame: pd.DataFrame) -> Axes:
 
     Args:
         ax: where to draw.
-        frame: columns epoch, relevance_above, relevance_inside, relevance_below, corpus_mean.
+        frame: of `relevance_by_zone`; bands run from the lowest category to the highest.
     """
     for index, zone in enumerate(ZONES):
         style = {"color": method_figures.ZONE_COLOURS[zone], "marker": figures.MARKERS[index]}
-        ax.plot(frame["epoch"], frame[f"relevance_{zone}"], **style, label=f"{zone} the window")
+        name = f"relevance_{zone}"
+        ax.plot(frame["epoch"], frame[name], **style, label=f"{zone} the window")
+        ends = frame[f"low_{name}"], frame[f"high_{name}"]
+        ax.fill_between(frame["epoch"], *ends, color=style["color"], alpha=0.2, lw=0)
     ax.plot(frame["epoch"], frame["corpus_mean"], color="0.4", linestyle="--", label="corpus mean")
-    ax.set(xlabel="Epoch of the definition", ylabel="Mean graded relevance", ylim=(0, 1))
+    ax.set(xlabel="Epoch of the definition", ylabel="Mean graded relevance")
     ax.set_xticks(sorted(set(frame["epoch"])))
-    ax.legend()
     return ax
+
+
+def mining_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """The definitions of several runs as a notebook shows them, a row an epoch and category.
+
+    Returns:
+        Columns curve, epoch, category, images in a set (median, mean), where the median window
+        begins and the median target ranks (% of the ranking), and, where they are known, false
+        negatives (% of the images in sets).
+    """
+    frame = pd.concat(run.mining.assign(curve=name) for name, run in runs.items())
+    table = frame[["curve", "epoch", "category"]].assign(
+        **{
+            "images in a set, median": frame.set_size_median,
+            "mean": frame.set_size_mean,
+            "begins at (% of the ranking)": 100 * frame.window_start_fraction,
+            "target at (%)": 100 * frame.target_rank_median / frame.corpus_size,
+        }
+    )
+    if "false_negative_share" in frame:
+        table["false negatives (%)"] = 100 * frame.false_negative_share
+    return table
+
+
+def mining_warnings(run: Run, config: MiningConfig) -> list[str]:
+    """The warnings of every definition of a run and of every category, from its saved queries."""
+    found = []
+    for row in run.mining.itertuples():
+        queries = run.mined(row.epoch)
+        queries = queries[queries.category == row.category]
+        found += MiningReport(config, queries, *np.zeros((2, row.corpus_size))).warnings()
+    return found

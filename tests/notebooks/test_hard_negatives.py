@@ -17,6 +17,7 @@ from qure_lib.method.mining_report import MiningReport
 from qure_lib.reporting import figures
 from qure_lib.reporting.names import find_look
 from qure_lib.train.loop import define_hard_negatives
+from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
 
 TAU = 0.1
@@ -131,7 +132,10 @@ def test_a_query_is_drawn_once_a_stage_with_the_size_of_its_window(shown):
     assert [ax.get_xscale() for ax in axes] == ["linear", "linear", "symlog"]
     for ax, drawn in zip(axes, stages.values(), strict=True):
         np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), drawn.curve)
-        assert ax.get_legend() is None
+        words = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert words[0] == f"target: rank {drawn.target_rank}"
+        first, second = drawn.drops
+        assert words[1:] == ([f"window: ranks {first + 1} to {second}"] if first >= 0 else [])
     assert [len(ax.patches) for ax in axes] == [1, 0, 1]  # the window
     with pytest.raises(ValueError, match="zip"):
         hard_negatives.plot_query_curves(axes[:2], stages)
@@ -140,9 +144,9 @@ def test_a_query_is_drawn_once_a_stage_with_the_size_of_its_window(shown):
 def test_images_come_from_their_zone_with_score_and_relevance(shown, data):
     images = hard_negatives.zone_images(shown, data.relevance["dress"], count=4)
     start, end = shown.drops[0] + 1, shown.drops[1]
-    bounds = {"above": (shown.target_rank + 1, start - 1), "inside": (start, end)}
+    bounds = {"above": (0, start - 1), "inside": (start, end)}
     bounds["below"] = end + 1, 39
-    assert set(images["zone"]) <= set(bounds)
+    assert set(images["zone"]) <= set(bounds) and shown.target_rank not in set(images["rank"])
     for image in images.itertuples():
         low, high = bounds[image.zone]
         assert low <= image.rank <= high and image.query == shown.number
@@ -157,14 +161,16 @@ def test_images_come_from_their_zone_with_score_and_relevance(shown, data):
 
 def test_images_are_drawn_in_a_row_a_zone_under_the_query(shown, data):
     images = hard_negatives.zone_images(shown, data.relevance["dress"])
-    figure, axes = plt.subplots(4, 6)
-    hard_negatives.plot_zone_images(axes, shown, images)
-    assert len(figure.axes) == 24 - 3 + 1  # the curve in place of three
-    for row, zone in zip(axes[1:], hard_negatives.ZONES, strict=True):
+    figure = plt.figure()
+    hard_negatives.plot_zone_images(figure, shown, images)
+    columns = images.groupby("zone").size().max()
+    assert len(figure.axes) == 4 + 3 * columns  # query and curve, then the images
+    rows = np.array(figure.axes[4:]).reshape(3, -1)
+    for row, zone in zip(rows, hard_negatives.ZONES, strict=True):
         part = images[images["zone"] == zone]
-        assert [ax.axison for ax in row] == [k < len(part) for k in range(6)]
+        assert [ax.axison for ax in row] == [k < len(part) for k in range(columns)]
         for ax, image in zip(row, part.itertuples(), strict=False):
-            note = f"{image.score:.2f}, rank {image.rank}\nrelevance {image.relevance:.2f}"
+            note = f"rank {image.rank}, score {image.score:.2f}\nrelevance {image.relevance:.2f}"
             assert ax.get_xlabel() == note
 
 
@@ -182,7 +188,9 @@ def test_the_band_of_a_mean_curve_is_one_deviation_to_either_side(mined):
     _, axes = plt.subplots(1, 2)
     hard_negatives.plot_aggregate_curves(axes, curves)
     assert [ax.get_title() for ax in axes] == ["dress", "hat"]
-    assert [ax.get_legend() is None for ax in axes] == [False, True]
+    stars = [line for line in axes[1].get_lines() if line.get_marker() == "*"]
+    median = mined["hat"].per_query.target_rank.median()
+    assert [line.get_xdata()[0] for line in stars] == [median, median]
 
 
 def test_gaps_of_all_fifths_add_up_to_the_whole_descent(mined):
@@ -226,6 +234,8 @@ def test_relevance_by_zone_stands_beside_the_mean_of_the_corpus():
     relevance = {"dress": torch.tensor([[0.0, 0.5]]), "hat": torch.tensor([[1.0, 1.0, 1.0]])}
     frame = hard_negatives.relevance_by_zone(mining, relevance)
     assert frame["relevance_inside"].tolist() == [0.5, 0.75]
+    assert frame["low_relevance_inside"].tolist() == [0.25, 0.5]
+    assert frame["high_relevance_inside"].tolist() == [0.75, 1.0]
     assert frame["corpus_mean"].tolist() == [0.625, 0.625]  # each category counts the same
 
 
@@ -246,7 +256,8 @@ def test_the_top_of_the_ranking_is_drawn_at_the_top():
 
 def test_zone_relevance_draws_three_zones_and_the_corpus():
     zones = {f"relevance_{zone}": [0.5, 0.6] for zone in ("above", "inside", "below")}
-    frame = pd.DataFrame({"epoch": [1, 2], "corpus_mean": 0.3} | zones)
+    ends = {f"{end}_{zone}": [0.4, 0.7] for end in ("low", "high") for zone in zones}
+    frame = pd.DataFrame({"epoch": [1, 2], "corpus_mean": 0.3} | zones | ends)
     _, ax = plt.subplots()
     hard_negatives.plot_zone_relevance(ax, frame)
     labels = [line.get_label() for line in ax.get_lines()]
@@ -254,11 +265,11 @@ def test_zone_relevance_draws_three_zones_and_the_corpus():
 
 
 def test_zones_are_spread_over_the_ranking():
-    # rank:  target 2 | above 3-9 | window 10-13 | below 14-29
+    # rank:  above 0-9 (target 2) | window 10-13 | below 14-29
     zones = zone_ranks(2, (10, 13), 30, count=4)
-    assert zones == {"above": [3, 5, 7, 9], "inside": [10, 11, 12, 13], "below": [14, 19, 24, 29]}
-    empty = {"above": [], "inside": [3], "below": []}
-    assert zone_ranks(2, (3, 3), 4, count=4) == empty
+    assert zones == {"above": [0, 3, 6, 9], "inside": [10, 11, 12, 13], "below": [14, 19, 24, 29]}
+    empty = {"above": [], "inside": [1], "below": []}
+    assert zone_ranks(0, (1, 1), 2, count=4) == empty
 
 
 SIZES = pd.DataFrame(
@@ -282,3 +293,26 @@ def test_a_category_keeps_its_colour_and_has_an_open_mark_at_the_median():
     medians = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
     assert [line.get_ydata().tolist() for line in medians] == [[60, 9], [50, 7]]
     assert ax.get_yscale() == "log" and ax.get_xticks().tolist() == [5, 10]
+
+
+def test_categories_with_the_same_sizes_are_drawn_side_by_side():
+    _, ax = plt.subplots()
+    plot_negative_set_size(ax, SIZES.assign(set_size_mean=7.0))
+    places = [
+        line.get_xdata().tolist() for line in ax.get_lines() if line.get_linestyle() != "None"
+    ]
+    assert places[0] != places[1] and np.mean(places, axis=0).tolist() == [5, 10]
+
+
+def test_a_mining_table_and_its_warnings_repeat_the_report(data, mined, tmp_path):
+    report = mined["dress"]
+    row = {"epoch": 2, "category": "dress"} | report.summary()
+    (tmp_path / "definitions").mkdir()
+    saved = tmp_path / "definitions" / "epoch_02.csv"
+    report.per_query.assign(category="dress").to_csv(saved, index=False)
+    run = Run(tmp_path, pd.DataFrame(), pd.DataFrame([row]), DrawnModel("start"))
+    table = hard_negatives.mining_table({"cosine": run}).iloc[0]
+    begins = 100 * report.summary()["window_start_fraction"]
+    assert table["begins at (% of the ranking)"] == begins and table["epoch"] == 2
+    assert hard_negatives.mining_warnings(run, report.config) == report.warnings()
+    assert report.warnings()  # this drawn case has some
