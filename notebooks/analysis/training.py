@@ -1,8 +1,9 @@
 """Notebook 04: trained models compared by recall, and by all images that fit a query."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,55 +140,90 @@ def append_published(reproduced: pd.DataFrame, published: pd.DataFrame) -> pd.Da
     return pd.concat([reproduced[shared].astype(str), marked], ignore_index=True).fillna("-")
 
 
+def found_and_missed(ranks: pd.DataFrame, within: int = 5) -> dict[str, list[int]]:
+    """Each category's first query with its target among the best images, and the first without.
+
+    Args:
+        ranks: one row a query, in order: category, target_rank.
+        within: how many images count.
+    """
+    chosen = {}
+    for category, rows in ranks.groupby("category", sort=False):
+        found = rows["target_rank"].to_numpy() < within
+        chosen[str(category)] = [int(np.argmax(kind)) for kind in (found, ~found) if kind.any()]
+    return chosen
+
+
 def find_top_results(
     retriever: Retriever,
     queries: Mapping[str, QuerySet],
     relevance: Mapping[str, Tensor | None],
+    chosen: Mapping[str, Sequence[int]],
     count: int = 5,
 ) -> pd.DataFrame:
-    """The best-ranked images of each category's first query.
+    """The best-ranked images of chosen queries.
 
     Args:
         queries: category -> QuerySet.
         relevance: category -> (Q, N) graded relevance, or None if it is not known.
+        chosen: category -> numbers of its queries.
         count: images a query.
 
     Returns:
-        One row an image: category, rank, score, position (in the corpus), image (its id),
-        relevance (NaN if unknown) and zone: "target", "false negative" (fits at least as well as
-        the target does) or "below".
+        One row an image: category, query (its number), target_rank, rank, score, position (in the
+        corpus), image (its id), relevance (NaN if unknown) and zone: "target", "false negative"
+        (fits at least as well as the target does) or "below".
     """
     rows = []
-    for category, query_set in queries.items():
-        embedded = retriever.embed_queries(query_set), retriever.embed_corpus(query_set.corpus)
-        _, ranking = next(rank_corpus(*embedded))
-        target = int(query_set.target_positions[0])
-        graded = relevance.get(category)
-        for rank, position in enumerate(ranking.order[0, :count].tolist()):
-            fits = graded is not None and bool(graded[0, position] >= graded[0, target])
-            zone = "target" if position == target else "false negative" if fits else "below"
-            row = {"category": category, "rank": rank, "score": float(ranking.scores[0, rank])}
-            row |= {"position": position, "image": query_set.corpus.image_ids[position]}
-            known = np.nan if graded is None else float(graded[0, position])
-            rows.append(row | {"relevance": known, "zone": zone})
-    return pd.DataFrame(rows)
+    for category, numbers in chosen.items():
+        query_set = queries[category]
+        few = replace(query_set, triplets=tuple(query_set.triplets[n] for n in numbers))
+        ranked = rank_corpus(retriever.embed_queries(few), retriever.embed_corpus(few.corpus))
+        parts = [ranking for _, ranking in ranked]
+        order = torch.cat([part.order for part in parts]).cpu()
+        scores = torch.cat([part.scores for part in parts]).cpu()
+        for number, one, of_one in zip(numbers, order, scores, strict=True):
+            target = int(query_set.target_positions[number])
+            about = {"category": category, "query": number}
+            about["target_rank"] = one.tolist().index(target)
+            graded = relevance.get(category)
+            graded = None if graded is None else graded[number]
+            rows += [about | r for r in _best(one[:count], of_one, target, graded)]
+    frame = pd.DataFrame(rows)
+    names = [queries[r.category].corpus.image_ids[r.position] for r in frame.itertuples()]
+    return frame.assign(image=names)
+
+
+def _best(
+    order: Tensor, scores: Tensor, target: int, graded: Tensor | None
+) -> Iterator[dict[str, Any]]:
+    """One query's best images, as `find_top_results` lists them."""
+    for rank, position in enumerate(order.tolist()):
+        fits = graded is not None and bool(graded[position] >= graded[target])
+        zone = "target" if position == target else "false negative" if fits else "below"
+        known = np.nan if graded is None else float(graded[position])
+        row = {"rank": rank, "score": float(scores[rank]), "position": position}
+        yield row | {"relevance": known, "zone": zone}
 
 
 def plot_top_results(axes: Sequence[Axes], queries: QuerySet, top: pd.DataFrame) -> Sequence[Axes]:
-    """Show a category's first query and its best-ranked images, each with its score.
+    """Show one query and its best-ranked images, each with rank, score and relevance.
 
     Args:
         axes: three for the query, then one an image.
         queries: the category's.
-        top: the category's rows of `find_top_results`.
+        top: the query's rows of `find_top_results`.
     """
-    triplet = queries.triplets[0]
+    first = top.iloc[0]
+    triplet = queries.triplets[first.query]
     shown = queries.images[triplet.reference], triplet.caption, queries.images[triplet.target]
     plot_query(axes[:3], *shown)
+    axes[0].set_ylabel(queries.name)
+    axes[2].set_xlabel(f"target\nat rank {first.target_rank}")
     for ax, hit in zip(axes[3:], top.itertuples(), strict=True):
         known = "" if np.isnan(hit.relevance) else f"\nrelevance {hit.relevance:.2f}"
         path = queries.corpus.paths[hit.position]
-        plot_image(ax, path, f"score {hit.score:.2f}{known}", hit.zone)
+        plot_image(ax, path, f"rank {hit.rank}, {hit.score:.2f}{known}", hit.zone)
     return axes
 
 

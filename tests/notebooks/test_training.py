@@ -111,13 +111,21 @@ def test_the_best_ranked_images_are_named_by_what_they_are_to_the_query():
     of_images = torch.tensor([0.8, 0.5, 0.9, 0.1])[:, None, None]
     retriever = retriever_of(torch.ones(1, 1), of_images)
     relevance = torch.tensor([[0.5, 0.4, 0.5, 0.0]])
-    frame = training.find_top_results(retriever, {"c": queries}, {"c": relevance}, count=3)
+    about = retriever, {"c": queries}
+    frame = training.find_top_results(*about, {"c": relevance}, {"c": [0]}, count=3)
     assert frame.image.tolist() == ["2", "0", "1"] and frame["rank"].tolist() == [0, 1, 2]
     assert frame.zone.tolist() == ["false negative", "target", "below"]
     assert frame.score.tolist() == pytest.approx([0.9, 0.8, 0.5])
-    unknown = training.find_top_results(retriever, {"c": queries}, {"c": None}, count=3)
+    assert set(frame.target_rank) == {1} and set(frame["query"]) == {0}
+    unknown = training.find_top_results(*about, {"c": None}, {"c": [0]}, count=3)
     assert unknown.zone.tolist() == ["below", "target", "below"]
     assert unknown.relevance.isna().all()
+
+
+def test_chosen_queries_are_the_first_found_and_the_first_missed():
+    ranks = pd.DataFrame({"category": list("aaabb"), "target_rank": [9, 4, 0, 7, 5]})
+    assert training.found_and_missed(ranks) == {"a": [1, 0], "b": [0]}
+    assert training.found_and_missed(ranks, within=6) == {"a": [1, 0], "b": [1, 0]}
 
 
 def test_results_are_drawn_after_their_query_with_score_and_relevance(tmp_path):
@@ -128,13 +136,14 @@ def test_results_are_drawn_after_their_query_with_score_and_relevance(tmp_path):
         "c", (Triplet("q", "a", "is red", "b", "c", ()),), Corpus(tuple("abc"), paths), {}
     )
     top = pd.DataFrame(
-        {"position": [1, 2], "score": [0.5, 0.25], "relevance": [1.0, np.nan]}
-    ).assign(zone=["target", "below"])
+        {"rank": [0, 1], "position": [1, 2], "score": [0.5, 0.25], "relevance": [1.0, np.nan]}
+    ).assign(zone=["target", "below"], query=0, target_rank=0)
     figure, axes = plt.subplots(1, 5)
     assert training.plot_top_results(axes, queries, top) is axes
     labels = [ax.get_xlabel() for ax in axes]
-    assert labels[3:] == ["score 0.50\nrelevance 1.00", "score 0.25"]
-    assert labels[0] == "reference" and axes[1].texts[0].get_text() == "is red"
+    assert labels[3:] == ["rank 0, 0.50\nrelevance 1.00", "rank 1, 0.25"]
+    assert labels[0] == "reference" and labels[2] == "target\nat rank 0"
+    assert axes[0].get_ylabel() == "c" and axes[1].texts[0].get_text() == "is red"
     plt.close(figure)
 
 
