@@ -17,7 +17,7 @@ from analysis.scorers import OWN_CHOICE, what_it_sees
 from qure_lib.evaluation.metrics import Preference, preference_rate
 from qure_lib.evaluation.statistics import Interval, bootstrap_ci, paired_bootstrap
 from qure_lib.reporting.claims import direction
-from qure_lib.reporting.figures import plot_intervals
+from qure_lib.reporting.figures import line_style, plot_intervals
 from qure_lib.reporting.tables import interval_text
 
 COMPARED = ("random", "holds the target", "participants' own")  # in four ways to resample
@@ -249,15 +249,16 @@ def paired_tests(
     return pd.DataFrame(tests).rename(columns={"estimate": "difference"})
 
 
-def plot_clusterings(axes: Sequence[Axes], rates: pd.DataFrame, base_rate: float) -> None:
-    """Draw `rates_by_clustering`: one-sided rates on the first axes, two-sided on the second."""
-    axes[0].set_ylabel("Scorer, resampling")
-    bases = {"one-sided": (base_rate, "base rate"), "two-sided": (50, "one half")}
-    for ax, (rate, (value, label)) in zip(axes, bases.items(), strict=True):
-        frame = rates[rates["rate"] == rate]
-        frame = frame.assign(label=frame["scorer"] + ", by " + frame["clusters"])
-        plot_intervals(ax, frame, value, f"{label} {value:.1f} %")
-        ax.set_xlabel(f"Preference rate, {rate} (%)")
+def plot_clusterings(axes: Sequence[Axes], rates: pd.DataFrame) -> None:
+    """Draw how wide the intervals of `rates_by_clustering` are, an axes a kind of rate."""
+    for ax, rate in zip(axes, ("one-sided", "two-sided"), strict=True):
+        groups = rates[rates["rate"] == rate].groupby("scorer", sort=False)
+        for index, (scorer, rows) in enumerate(groups):
+            width = rows["high"] - rows["low"]
+            ax.plot(rows["clusters"], width, **line_style("", index), label=scorer)
+        ax.set(title=f"{rate} rate", xlabel="Drawn together", ylim=(0, None))
+    axes[0].set_ylabel("Width of the 95 % interval (points)")
+    axes[0].legend()
 
 
 def plot_ladder(

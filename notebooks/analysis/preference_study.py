@@ -206,18 +206,21 @@ def plot_queries_needed(
     """Draw `needed_by_difference`, a line a kind of samples; the caller labels the x axis.
 
     Args:
-        needed: of `queries_needed`; the models' differences become grey lines.
+        needed: of `queries_needed`; grey lines at the models' differences, named on top.
         counted: rows that a published rate counts; a horizontal line.
     """
     sns.lineplot(curve, x="difference", y="queries", hue="samples", style="samples", ax=ax)
     ax.axhline(counted, color="0.4", linewidth=0.8)
-    ax.annotate("the study", (0.1, counted), ha="left", va="top", color="0.4", fontsize=7)
-    for difference in needed["difference"]:
-        ax.axvline(difference, color="0.8", linewidth=0.8, zorder=0)
+    ax.text(0.11, counted / 1.3, "the study", va="top", color="0.4", fontsize=7)
+    near, place = 0.0, ax.get_xaxis_transform()
+    for row in needed.sort_values("difference").itertuples():
+        ax.axvline(row.difference, color="0.8", linewidth=0.8, zorder=0)
+        near = max(row.difference, near * 1.25)  # room for a name
+        ax.text(near, 1.01, row.model, rotation=60, fontsize=6.5, transform=place)
     ax.set(xscale="log", yscale="log", ylim=(50, 1e8), ylabel="Counted queries for 80 % power")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.legend(title=None, loc="upper right", frameon=True, framealpha=1, edgecolor="white")
+    ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 

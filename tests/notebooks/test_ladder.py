@@ -179,9 +179,13 @@ def test_pairs_are_tested_and_the_p_value_counts_them(judged, results):
 
 def test_the_figures_draw_every_row(judged, results, rates):
     figure, axes = plt.subplots(1, 2, sharey=True)
-    ladder.plot_clusterings(axes, ladder.rates_by_clustering(judged, results, seed=3), 51.2)
-    assert [len(ax.get_yticks()) for ax in axes] == [12, 12]
-    assert "two-sided" in axes[1].get_xlabel() and axes[0].get_ylabel()
+    resampled = ladder.rates_by_clustering(judged, results, seed=3)
+    ladder.plot_clusterings(axes, resampled)
+    assert "two-sided" in axes[1].get_title() and axes[0].get_ylabel()
+    widths = resampled[(resampled.rate == "two-sided") & (resampled.scorer == "random")]
+    drawn = {line.get_label(): line.get_ydata() for line in axes[1].get_lines()}
+    assert list(drawn) == list(ladder.COMPARED)
+    np.testing.assert_array_equal(drawn["random"], widths.high - widths.low)
     figure, axes = plt.subplots(1, 2)
     panels = ladder.ladder_panels(rates, implied_intervals(MODELS, 100))
     ladder.plot_ladder(axes, panels, 51.2, MODELS)

@@ -141,6 +141,7 @@ def test_a_smaller_difference_needs_more_queries_and_is_drawn():
     assert names == list(preference_study.DISCORDANCE)
     grey = [line for line in ax.lines if line.get_color() == "0.8"]
     assert [line.get_xdata()[0] for line in grey] == [1, 9]
+    assert [text.get_text() for text in ax.texts] == ["the study", "second", "SPRC"]
     plt.close("all")
 
 
