@@ -189,3 +189,10 @@ def test_the_projection_counts_what_all_definitions_add_to_training():
     unit, n = 32 * 256, 1e8
     seconds = 1e-9 * (n * unit * READ + n**2 * unit * SCORE + n**2 * np.log2(n) * SORT)
     assert row["exact, one core here (days)"] == pytest.approx(seconds / 86_400)
+
+
+def test_this_run_is_compared_with_the_shipped_one_at_the_same_size():
+    rows = pd.DataFrame({"images": [1000, 1000, 10000, 10000], "query_s": [0.1, 0.2, 4.0, 2.0]})
+    rows = rows.assign(live=[False, True, False, True], method="exact")
+    assert scale.live_over_shipped(rows) == "2 at 1,000 images, 0.5 at 10,000 images"
+    assert scale.live_over_shipped(rows[rows.live]) == "no size in common"
