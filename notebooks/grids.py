@@ -236,7 +236,6 @@ OPEN_QUESTIONS = Grid(  # docs/study.md, "Open questions"
             (f"synthfashion-{world}-11", ("cosine", "preference"), 1)
             for world in ("store", "steep")
         ),
-        (MINI, (), 3),
     ),
 )
 
