@@ -96,7 +96,7 @@ def compare_pairs(worlds: Mapping[str, Rows]) -> pd.DataFrame:
         Columns world, label (with them), less (without), seeds; recall, recall_low, recall_high
         (points of Recall@10) and verdict; chosen, chosen_low, chosen_high (per cent of simulated
         choices) and preferred; val_ndcg10 and val_false_negatives10 (the mean difference, and in
-        brackets that of every seed). No row where no pair is trained.
+        brackets those of several seeds). No row where no pair is trained.
     """
     lines: list[dict[str, Any]] = []
     for world, rows in worlds.items():
@@ -121,8 +121,8 @@ def _differences_by_seed(runs: pd.DataFrame, variant: str, less: str) -> dict[st
     for measure in ("val_ndcg10", "val_false_negatives10"):
         by_seed = runs.pivot_table(index="seed", columns="variant", values=measure)
         apart = (by_seed[variant] - by_seed[less]).dropna()
-        each = f" ({', '.join(f'{value:+.3f}' for value in apart)})" if len(apart) > 1 else ""
-        found[measure] = f"{apart.mean():+.3f}{each}"
+        each = ", ".join(f"{value:+.3f}" for value in apart) if len(apart) > 1 else "one seed"
+        found[measure] = f"{apart.mean():+.3f} ({each})"
     return found
 
 
@@ -144,7 +144,20 @@ def state_answer(pairs: pd.DataFrame, world: str) -> list[str]:
     opposed &= found.preferred == found.verdict.map({"helps": "without", "harms": "with"})
     where = " and ".join(plain_name(name) for name in found.less[opposed]) or "nowhere"
     question = "Images before the first drop as further positives, against the same curve without:"
-    return [question, *lines, f"Recall falls and simulated choices rise, or the reverse: {where}."]
+    opposite = f"Recall falls and simulated choices rise, or the reverse: {where}."
+    return [question, *lines, opposite, *_state_others(pairs, world)]
+
+
+def _state_others(pairs: pd.DataFrame, world: str) -> list[str]:
+    """A sentence on each pair that has another verdict in another world."""
+    verdicts = pairs[pairs.world == world].set_index("label").verdict
+    elsewhere = pairs[(pairs.world != world) & pairs.label.isin(verdicts.index)]
+    other = elsewhere[elsewhere.verdict != elsewhere.label.map(verdicts)]
+    return [
+        f"Not so in world {name}{' (one seed)' if pair.seeds == 1 else ''}: "
+        f"{plain_name(pair.less)}: {pair.verdict}, Recall@10 by {_text(pair, 'recall')} points."
+        for name, pair in zip(_short(other.world), other.itertuples(), strict=True)
+    ]
 
 
 def state_caveat(rows: Rows) -> str:
@@ -163,14 +176,14 @@ def _text(pair: Any, name: str) -> str:
 
 
 def tabulate_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """`compare_pairs` for a reader: seven columns, intervals in brackets; empty if it is."""
+    """`compare_pairs` for a reader: seven columns, the variant's code; empty if it is."""
     if pairs.empty:
         return pairs
     rows = list(pairs.itertuples())
     return pd.DataFrame(
         {
             "world": _short(pairs.world),
-            "variant": [plain_name(name) for name in pairs.label],
+            "variant": pairs.label,
             "seeds": pairs.seeds,
             "Recall@10 (points)": [_text(pair, "recall") for pair in rows],
             "nDCG@10": pairs.val_ndcg10,
@@ -210,18 +223,17 @@ def summarise_variants(rows: Rows) -> pd.DataFrame:
     """Means over the seeds, one row a variant of SHOWN that is trained.
 
     Returns:
-        Columns code, variant, seeds, MEASURES in words, and how often simulated annotators choose
-        its five best images over those of the rule as released (per cent).
+        Columns variant (the code), seeds, MEASURES in words, and how often simulated annotators
+        choose its five best images over those of the rule as released (per cent).
     """
     runs = measure_runs(rows).groupby("label", sort=False)
     table = runs[list(MEASURES)].mean().rename(columns=MEASURES)
     table.insert(0, "seeds", runs.seed.nunique())
-    table.insert(0, "variant", [plain_name(code) for code in table.index])
     chosen = [
         mean_by_seed(simulate_choices(rows.top5, code, "cosine"))[code].mean()
         for code in table.index
     ]
-    return table.assign(**{"Chosen over released (%)": chosen}).reset_index(names="code")
+    return table.assign(**{"Chosen over released (%)": chosen}).reset_index(names="variant")
 
 
 def plot_trade_off(figure: Figure, runs: pd.DataFrame) -> None:
