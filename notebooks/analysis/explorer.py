@@ -1,13 +1,11 @@
-"""Notebook 03: an explorer of single queries. The library ranks, mines and draws."""
+"""Notebooks 00 and 03: single queries and their curves. The library ranks, mines and draws."""
 
-import base64
 import html
 import io
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import ipywidgets as ipw
 import numpy as np
@@ -15,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from analysis.explorer_parts import Explorer, image_html, ranking_strip
 from analysis.hard_negatives import measured_curve, zone_ranks
-from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig
@@ -26,12 +24,17 @@ from qure_lib.method.ranking import Ranking, rank_corpus
 from qure_lib.reporting import method_figures
 from qure_lib.train.training_data import TrainingData
 
-SIZE, PIXELS = (9.2, 3.0), 1.5  # of the curve: in 100 CSS pixels, and device pixels in a CSS pixel
-LEFT, BOTTOM, WIDTH, HEIGHT = 0.065, 0.15, 0.93, 0.83  # of the curve's axes, as shares of it
+SIZE, DPI = (
+    (7.2, 2.7),
+    200,
+)  # of the curve, in inches: 8 pt print reads well from 700 to 1,180 pixels
+LEFT, BOTTOM, WIDTH, HEIGHT = 0.085, 0.16, 0.91, 0.82  # of the curve's axes, as shares of it
 HOVER_RANKS = 150  # ranks with a card under the mouse: all of them, once zoomed in far enough
-ZONE_IMAGES, LISTED_QUERIES = 9, 100  # at most
+ZONE_IMAGES, LISTED_QUERIES = 8, 100  # at most
+STRIPS = (
+    '<p class="note">The whole ranking, best image at the left: target green, windows blue.</p>'
+)
 WINDOWS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # choices of search_window, beside all
-STYLE = f"<style>{Path(__file__).with_suffix('.css').read_text(encoding='utf-8')}</style>"
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,15 @@ class ExplorerData:
     """A data set to explore, and the models to see it by.
 
     data: queries by split and category, with graded relevance where it is known.
-    definitions: name -> the model with the weights of that definition, and so its temperature.
+    definitions: name -> the model with the weights of that definition, and so its temperature; the
+        first is the model before warm-up, so the second is shown first, if there is one.
     """
 
     data: TrainingData
     definitions: Mapping[str, Retriever]
 
 
-class RelevanceExplorer(ipw.VBox):
+class RelevanceExplorer(Explorer):
     """One query's relevance-score curve, its drops and its images, under a drop rule to choose.
 
     Args:
@@ -66,39 +70,33 @@ class RelevanceExplorer(ipw.VBox):
         self.query = ipw.Select(rows=5, description="query")
         names = ("random", "smoothest curve", "most bottom-heavy")
         self.random, self.smoothest, self.lowest = (ipw.Button(description=n) for n in names)
-        self.curve = ipw.Dropdown(options=CURVES, description="drops in")
+        self.curve = ipw.ToggleButtons(options=CURVES, description="drops in")
         self.rule = ipw.Dropdown(options=RULES, description="drop rule")
         self.threshold = ipw.IntSlider(1, 0, 20, description="consecutive_threshold")
         windows = [*((f"{n:,} ranks", n) for n in WINDOWS), ("all ranks", 0)]
         self.search_window = ipw.SelectionSlider(options=windows, description="search_window")
         self.search_window.value = 0
-        self.zoom = ipw.IntRangeSlider(value=(0, 1), max=1, description="zoom")
-        self.triplet, self.hover, self.strips = (ipw.HTML() for _ in range(3))
+        self.zoom = ipw.IntRangeSlider(value=(0, 1), max=1, description="zoom").add_class("wide")
+        self.triplet, self.hover, self.strips, self.zones = (ipw.HTML() for _ in range(4))
         self.picture = ipw.Image()
         super().__init__(self._rows())
-        self.add_class("qure")
         self._connect()
         self._show_world()
 
     def _rows(self) -> list[ipw.Widget]:
         """The layout, from top to bottom."""
-        self.search.layout.width = self.query.layout.width = "440px"
-        self.zoom.layout.width = "920px"
-        for slider in (self.threshold, self.search_window):
-            slider.layout.width, slider.style.description_width = "320px", "initial"
         for part in (self.picture, self.hover):  # the second lies on the first
             part.layout = ipw.Layout(grid_area="1 / 1", margin="0")
         curve = ipw.GridBox([self.picture, self.hover]).add_class("curve")
         jumps = ipw.HBox([self.random, self.smoothest, self.lowest])
-        choice = ipw.VBox([self.search, self.query, jumps])
+        choice = ipw.VBox([self.search, self.query, jumps]).add_class("choice")
         return [
-            ipw.HTML(STYLE, layout=ipw.Layout(display="none")),
             ipw.HBox([self.world, self.category, self.split]),
             ipw.HBox([self.definition, self.overlay]),
-            ipw.HBox([choice, self.triplet]),
+            ipw.HBox([choice, self.triplet.add_class("query")]),
             ipw.HBox([self.curve, self.rule]),
             ipw.HBox([self.threshold, self.search_window]),
-            *(curve, self.zoom, self.strips),
+            *(curve, self.zoom, self.strips, self.zones),
         ]
 
     def _connect(self) -> None:
@@ -119,7 +117,8 @@ class RelevanceExplorer(ipw.VBox):
         """Offer what the chosen world has, and show its first query."""
         world = self.worlds[self.world.value]
         self.query.options = ()  # or the old query would be shown while the rest changes
-        self.definition.options, self.definition.index = list(world.definitions), 0
+        self.definition.options = list(world.definitions)
+        self.definition.index = min(1, len(world.definitions) - 1)
         self.overlay.options, self.overlay.index = ["none", *world.definitions], 0
         self.category.options, self.category.index = list(world.data.train), 0
         self._list_queries()
@@ -163,11 +162,11 @@ class RelevanceExplorer(ipw.VBox):
         ((_, ranking),) = rank_corpus(queries[[q]], images)
         return ranking, int(ranking.ranks_of(targets[[q]]))
 
-    def _mine(self, rows: list[int]) -> pd.DataFrame:
-        """The mining report on these queries, by the chosen rule."""
+    def _mine(self, rows: list[int], curve: str | None = None) -> pd.DataFrame:
+        """The mining report on these queries, by the chosen rule; None: the chosen curve."""
         where = self.world.value, self.split.value, self.category.value
         queries, images, targets = self._embed(self.definition.value, *where)
-        config = self._config(self.definition.value)
+        config = replace(self._config(self.definition.value), curve=curve or self.curve.value)
         relevance = None if self.relevance is None else self.relevance[rows]
         _, report = mine_hard_negatives(queries[rows], images, targets[rows], config, relevance)
         return report.per_query.set_axis(rows)
@@ -192,7 +191,7 @@ class RelevanceExplorer(ipw.VBox):
         self._overlaid = None if overlay == "none" else self._rank(overlay)
         triplet = self.queries.triplets[self.query.value[-1]]
         path = self.queries.images[triplet.reference]
-        reference = image_html(path, "reference", "reference")
+        reference = image_html(path, "reference", "reference", triplet.reference)
         caption, target = html.escape(triplet.caption), self._image(self._target_rank, "target")
         self.triplet.value = f'<div class="row">{reference}<p>{caption}<br>→</p>{target}</div>'
         last = len(self.queries.corpus) - 1
@@ -205,30 +204,31 @@ class RelevanceExplorer(ipw.VBox):
         if self.query.value is None:
             return
         self.threshold.disabled = self.rule.value != "release"
-        found = self._mine([self.query.value[-1]]).iloc[0]
-        drops, strips = (-1, -1), []
-        if found.set_size > 0:
-            window = int(found.window_start), int(found.window_end)
-            drops, n = (window[0] - 1, window[1]), len(self.queries.corpus)
-            ranks = zone_ranks(self._target_rank, window, n, ZONE_IMAGES)
-            strips = [
-                self._strip(zone, ranks[zone], found.get(f"relevance_{zone}", np.nan))
-                for zone in ranks
-            ]
-        self.picture.value, self.strips.value = self._curve(drops), "".join(strips)
-        self.hover.value = "".join(self._hover_columns())
+        number, n = self.query.value[-1], len(self.queries.corpus)
+        found = {curve: self._mine([number], curve).iloc[0] for curve in CURVES}
+        drops = {curve: _drops(window) for curve, window in found.items()}
+        chosen, mined = drops[self.curve.value], found[self.curve.value]
+        self.picture.value, self.hover.value = self._curve(chosen), "".join(self._hover_columns())
+        bars = (ranking_strip(c, n, self._target_rank, d) for c, d in drops.items())
+        self.strips.value = STRIPS + "".join(bars)
+        zones = {}
+        if min(chosen) >= 0:
+            zones = zone_ranks(self._target_rank, (chosen[0] + 1, chosen[1]), n, ZONE_IMAGES)
+        rows = (self._zone(z, r, mined.get(f"relevance_{z}", np.nan)) for z, r in zones.items())
+        self.zones.value = "".join(rows)
 
-    def _strip(self, zone: str, ranks: list[int], relevance: float) -> str:
+    def _zone(self, zone: str, ranks: list[int], relevance: float) -> str:
         """A row of images of one zone."""
         colour = method_figures.ZONE_COLOURS[zone]
         known = "" if np.isnan(relevance) else f"<br>mean relevance {relevance:.2f}"
         title = f'<b style="color: {colour}">{zone} the window</b>{known}'
         images = "".join(self._image(rank, zone) for rank in ranks) or "none"
-        return f'<div class="row"><div class="zone">{title}</div>{images}</div>'
+        shown = f'<div class="zone">{title}</div><div class="images">{images}</div>'
+        return f'<div class="row">{shown}</div>'
 
     def _curve(self, drops: tuple[int, int]) -> bytes:
         """The ranks zoomed in on, as a PNG."""
-        figure = Figure(SIZE, dpi=PIXELS * 100, layout="none")
+        figure = Figure(SIZE, dpi=DPI, layout="none")
         ax = figure.add_axes((LEFT, BOTTOM, WIDTH, HEIGHT))
         curves = [self._measured(self._ranking, self._target_rank, self.definition.value)]
         if self._overlaid is not None:
@@ -267,22 +267,11 @@ class RelevanceExplorer(ipw.VBox):
         note = f"rank {rank:,}<br>score {self._ranking.scores[0, rank]:.3f}"
         if self.relevance is not None:
             note += f"<br>relevance {self.relevance[self.query.value[-1], position]:.2f}"
-        return image_html(self.queries.corpus.paths[position], note, zone)
+        corpus = self.queries.corpus
+        return image_html(corpus.paths[position], note, zone, corpus.image_ids[position])
 
 
-def image_html(path: Path, note: str = "", zone: str = "reference") -> str:
-    """Write an image as `plot_image` draws it, for a page: a small <figure> with its note."""
-    image = (
-        f'<img src="{_thumbnail(path)}" style="border-color: {method_figures.ZONE_COLOURS[zone]}">'
-    )
-    return f"<figure>{image}{note}</figure>"
-
-
-@lru_cache(maxsize=8192)
-def _thumbnail(path: Path) -> str:
-    """A small JPEG of an image file, as a data URL."""
-    image = read_image(path).convert("RGB")
-    image.thumbnail((96, 96))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+def _drops(mined: pd.Series) -> tuple[int, int]:
+    """A query's two drops by its row of the mining report; (-1, -1) without a pair."""
+    window = mined.window_start, mined.window_end
+    return (int(window[0]) - 1, int(window[1])) if mined.set_size > 0 else (-1, -1)

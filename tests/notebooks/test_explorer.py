@@ -1,19 +1,23 @@
 """analysis.explorer: what the controls show is what ranking and mining say."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from analysis.explorer import image_html
+from analysis.explorer import ExplorerData, RelevanceExplorer
+from analysis.explorer_parts import image_html, ranking_strip
 from drawn_queries import DrawnEmbedder, draw_explorer
+from markup import assert_harmless
 from PIL import Image
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.reporting import method_figures
+from qure_lib.train.training_data import TrainingData
 
 TEMPERATURES = {"before warm-up": 0.07, "epoch 5": 0.5, "epoch 9": 0.03}
 
@@ -30,7 +34,9 @@ def learned(monkeypatch):
 
 @pytest.fixture
 def explorer(tmp_path):
-    return draw_explorer(tmp_path, 60)
+    explorer = draw_explorer(tmp_path, 60)
+    explorer.definition.value = "before warm-up"
+    return explorer
 
 
 def mined(explorer, config=MiningConfig(), stage="before warm-up"):  # noqa: B008 (frozen)
@@ -43,7 +49,7 @@ def mined(explorer, config=MiningConfig(), stage="before warm-up"):  # noqa: B00
 
 
 def shown_ranks(explorer, zone: str) -> list[int]:
-    (row,) = re.findall(rf"{zone} the window.*?(?=<b |$)", explorer.strips.value)
+    (row,) = re.findall(rf"{zone} the window.*?(?=<b |$)", explorer.zones.value)
     return [int(rank) for rank in re.findall(r"rank (\d+)", row)]
 
 
@@ -65,7 +71,7 @@ def test_the_preference_curve_has_the_temperature_of_the_shown_definition(explor
 
 
 def assert_windows_are_shown(explorer, expected):
-    """The strips hold, of each dress query, the images of its mined window."""
+    """The zones hold, of each dress query, the images of its mined window."""
     for q, row in enumerate(expected.itertuples()):
         explorer.query.value = ("here", "train", "dress", q)
         assert f"rank {row.target_rank}<" in explorer.triplet.value
@@ -73,9 +79,9 @@ def assert_windows_are_shown(explorer, expected):
             inside, below = shown_ranks(explorer, "inside"), shown_ranks(explorer, "below")
             assert (inside[0], inside[-1]) == (row.window_start, row.window_end)
             assert not below or below[0] == row.window_end + 1
-            assert f"mean relevance {row.relevance_inside:.2f}" in explorer.strips.value
+            assert f"mean relevance {row.relevance_inside:.2f}" in explorer.zones.value
         else:
-            assert explorer.strips.value == ""
+            assert explorer.zones.value == ""
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_relevance_is_shown_only_where_it_is_known(explorer):
         ("shirt", "train", 0),
     ):
         explorer.category.value, explorer.split.value = category, split
-        assert ("relevance" in explorer.strips.value + explorer.triplet.value) == known
+        assert ("relevance" in explorer.zones.value + explorer.triplet.value) == known
 
 
 def test_a_definition_is_embedded_once(explorer):
@@ -187,6 +193,39 @@ def test_a_definition_is_embedded_once(explorer):
     explorer.search_window.value = 50
     models = explorer.worlds["here"].definitions
     assert [models[stage].embedded for stage in models] == [["dress0"], ["dress0"]]
+
+
+def test_it_starts_after_warm_up(tmp_path):
+    explorer = draw_explorer(tmp_path, 60)
+    assert explorer.definition.value == "epoch 5"
+    assert explorer.worlds["here"].definitions["before warm-up"].embedded == []
+
+
+def marks(strip: str) -> dict[str, tuple[float, float]]:
+    """Left end and width of each mark of a bar, in per cent."""
+    found = re.findall(r'class="(\w+)" style="left: ([\d.]+)%; width: ([\d.]+)%', strip)
+    return {zone: (float(left), float(width)) for zone, left, width in found}
+
+
+def test_the_strips_show_the_windows_of_both_curves_in_the_whole_ranking(explorer):
+    explorer.query.value = ("here", "train", "dress", 2)
+    temperature = TEMPERATURES["before warm-up"]
+    strips = explorer.strips.value.split('<div class="strip">')[1:]
+    for strip, curve in zip(strips, ("cosine", "preference"), strict=True):
+        row = mined(explorer, MiningConfig(curve=curve, temperature=temperature)).iloc[2]
+        start, end = int(row.window_start), int(row.window_end)
+        assert f"{curve}<" in strip and f"ranks {start} to {end}: " in strip
+        shown = {"inside": (start, end - start + 1), "target": (row.target_rank, 1)}
+        for zone, (first, count) in shown.items():
+            np.testing.assert_allclose(marks(strip)[zone], (first / 0.6, count / 0.6), atol=0.01)
+    before = explorer.strips.value
+    explorer.zoom.value = (0, 9)
+    assert explorer.strips.value == before
+
+
+def test_a_strip_without_a_pair_of_drops_has_the_target_alone():
+    strip = ranking_strip("cosine", 200, 50, (-1, -1))
+    assert marks(strip) == {"target": (25, 0.5)} and "no pair of drops" in strip
 
 
 def test_a_world_brings_its_own_categories_and_definitions(explorer):
@@ -221,3 +260,15 @@ def test_an_image_of_a_page_is_small_and_has_the_colour_of_its_zone(tmp_path):
     assert page.startswith('<figure><img src="data:image/jpeg;base64,')
     assert method_figures.ZONE_COLOURS["inside"] in page and page.endswith("0.61</figure>")
     assert len(page) < 3000
+
+
+def test_captions_and_names_stay_text(explorer, tmp_path):
+    name = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "image.png")
+    for path in (tmp_path / "image.png", None):
+        assert_harmless(image_html(path, name=name), name)
+    queries = explorer.queries
+    queries = replace(queries, triplets=(replace(queries.triplets[0], caption=name),))
+    data = TrainingData({"dress": queries}, {}, {})
+    explorer = RelevanceExplorer({name: ExplorerData(data, {name: DrawnEmbedder("epoch 9")})})
+    assert_harmless(explorer.triplet.value, name)
