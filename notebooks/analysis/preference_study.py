@@ -7,6 +7,7 @@ frames are per cents.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,34 @@ def contradictions(judged: pd.DataFrame) -> pd.Series:
     """(Q,) whether the chosen set is the one with the lower score of the same participant."""
     difference, chose_1 = score_differences(judged), judged["preferred"] == 1
     return ((difference > 0) & ~chose_1) | ((difference < 0) & chose_1)
+
+
+def same_query(judged: pd.DataFrame, number: int) -> list[int]:
+    """Index of the rows with row `number`'s reference image and target, its own included."""
+    keys = ["category", "reference", "target"]
+    return judged.index[(judged[keys] == judged.loc[number, keys]).all(axis=1)].tolist()
+
+
+def disagreements(judged: pd.DataFrame) -> pd.Series:
+    """(Q,) whether another participant chose otherwise for the same reference image and target.
+
+    Two participants seldom saw the same two sets, so choices are compared by their images: two rows
+    disagree if the chosen sets share fewer images with one another, and the sets left likewise,
+    than each chosen set shares with the set that the other left.
+    """
+    pairs = zip(judged["set_1"], judged["set_2"], judged["preferred"], strict=True)
+    sets = [(set(a), set(b))[:: 1 if best == 1 else -1] for a, b, best in pairs]  # chosen, left
+    who, otherwise = judged["participant"].to_numpy(), np.zeros(len(judged), bool)
+    for rows in judged.groupby(["category", "reference", "target"]).indices.values():
+        for a, b in combinations(rows, 2):
+            if who[a] != who[b] and _shared(sets[a], sets[b]) < _shared(sets[a], sets[b][::-1]):
+                otherwise[[a, b]] = True
+    return pd.Series(otherwise, index=judged.index)
+
+
+def _shared(some: Sequence[set[str]], others: Sequence[set[str]]) -> int:
+    """Images that the first sets of two pairs have in common, and the second ones."""
+    return sum(len(a & b) for a, b in zip(some, others, strict=True))
 
 
 def cluster_labels(judged: pd.DataFrame) -> dict[str, np.ndarray]:

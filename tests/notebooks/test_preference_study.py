@@ -221,3 +221,39 @@ def test_results_that_go_together_need_fewer_queries():
 def test_queries_to_separate_refuses_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         queries_to_separate(*arguments)
+
+
+def judgement(participant: str, set_1: str, set_2: str, preferred: int, target: str = "t") -> dict:
+    """A row of one query; an image a letter."""
+    query = {"category": "shirt", "reference": "r", "target": target, "participant": participant}
+    return query | {"set_1": tuple(set_1), "set_2": tuple(set_2), "preferred": preferred}
+
+
+@pytest.mark.parametrize(
+    ("other", "disagrees"),
+    [
+        (judgement("bob", "abcde", "vwxyz", 2), True),
+        (judgement("bob", "abcde", "vwxyz", 1), False),
+        (judgement("bob", "vwxyz", "abcde", 2), False),  # the same choice, at the other side
+        (judgement("bob", "vwxyz", "abcde", 1), True),
+        (judgement("ann", "abcde", "vwxyz", 2), False),  # the same participant
+        (judgement("bob", "abcde", "vwxyz", 2, target="u"), False),  # another query
+        (judgement("bob", "fghij", "klmno", 2), False),  # sets with nothing in common
+        (judgement("bob", "abklm", "vfghi", 2), True),  # left two of those chosen, chose one left
+        (
+            judgement("bob", "abvwx", "fghij", 1),
+            True,
+        ),  # chose three of those left, two of those chosen
+    ],
+)
+def test_participants_disagree_if_their_choices_share_less_than_what_they_left(other, disagrees):
+    judged = pd.DataFrame([judgement("ann", "abcde", "vwxyz", 1), other], index=[7, 3])
+    found = preference_study.disagreements(judged)
+    assert found.to_dict() == {7: disagrees, 3: disagrees}
+
+
+def test_the_rows_of_a_query_are_those_of_its_reference_and_target():
+    rows = [
+        judgement(p, "abcde", "vwxyz", 1, target) for p, target in zip("abc", "tut", strict=True)
+    ]
+    assert preference_study.same_query(pd.DataFrame(rows), 2) == [0, 2]
