@@ -114,14 +114,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_places(profile: str) -> dict[str, Path]:
-    """The folders that a profile's notebooks read, by parameter, relative to the root."""
+    """The folders that a profile's notebooks read, by parameter, relative to the root; not ""."""
     jobs = run.plan(run.HERE, profile, [], {"reports_dir": ROOT / "reports"})
     wanted = {"data_root", "circo_root", "checkpoint", "set_scores"}
     return {
         name: Path(os.path.relpath(run.HERE / value, ROOT))
         for job in jobs
         for name, value in job.parameters.items()
-        if name in wanted
+        if name in wanted and value
     }
 
 
