@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 # Real data sets are looked for in data/ unless QURE_DATA says where they are.
-plan reproduce: export QURE_DATA ?= $(CURDIR)/data
+plan reproduce lab: export QURE_DATA ?= $(CURDIR)/data
 
 BENCH := $(if $(FULL),--out reports/shipped/benchmarks,--reduced)
 BIN := .venv/bin
@@ -76,8 +76,8 @@ bench: setup  ## run the benchmarks at a reduced size; FULL=1 at the size that i
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-lab: data  ## open the notebooks in JupyterLab
-	cd notebooks && ../$(BIN)/jupyter lab
+lab: data  ## open copies of the notebooks in JupyterLab, with the last run's outputs
+	$(BIN)/python notebooks/lab.py --profile $(PROFILE)
 
 pretrain: setup  ## train the mini model's stage-1 checkpoint again
 	$(BIN)/python -m data_prep.pretrain
@@ -99,7 +99,7 @@ lock:  ## write requirements.lock from the ranges in pyproject.toml
 	| sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
 	rm -r .venv-lock
 
-clean:  ## remove what the commands made, but not .venv
+clean:  ## remove what the commands made, but not .venv and lab
 	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf reports/figures reports/tables reports/explorers reports/claims reports/executed
 	rm -f reports/index.html
