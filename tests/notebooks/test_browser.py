@@ -1,8 +1,10 @@
-"""Notebook 03 in a real browser: open, run all, move a slider, see the picture change.
+"""Notebook 00 in a real browser, as `make lab` opens it: run all, move a slider, type a caption.
 
-`python tests/notebooks/test_browser.py` does the same and renews reports/screenshots/.
+`python tests/notebooks/test_browser.py --profile mini` does the same after `make reproduce` of that
+profile, and renews reports/screenshots/.
 """
 
+import argparse
 import base64
 import io
 import json
@@ -18,25 +20,31 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import nbformat
+import lab
 import pytest
 import websocket  # comes with JupyterLab's server
-import yaml
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from analysis.explorer import LEFT, WIDTH
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = "03_hard_negatives"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
 PANEL = "[...jupyterapp.shell.widgets('main')][0]"
+KERNEL = f"{PANEL}?.sessionContext?.session?.kernel"
+EXPLORERS = ("relevance", "retrieval", "preference")  # in the notebook's order
+EXPLORER = "document.querySelectorAll('.qure')[{}]"
 CURVE = "document.querySelector('.qure .curve')"
+RESULTS = "document.querySelector('.qure .results')"
 LABELLED = """[...document.querySelectorAll('.qure label')].find(
     label => label.textContent == '{}').parentElement"""
-OVERLAY = f"""const select = {LABELLED.format("overlay")}.querySelector('select');
-select.selectedIndex = 2; select.dispatchEvent(new Event('change', {{bubbles: true}}))"""
+CHOOSE = """{{const select = {}.querySelector('select'); select.selectedIndex = {};
+    select.dispatchEvent(new Event('change', {{bubbles: true}}))}}"""
+HOVERED_RANK = "[...document.querySelectorAll('.rank')].findIndex(e => e.matches(':hover'))"
+# Text that is wider than its box, or an explorer that is wider than the notebook.
+CUT = """[...document.querySelectorAll('.qure, .qure label, .qure button, .qure .strip span')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
+    .map(e => e.className + ': ' + e.textContent.slice(0, 40))"""
 
 
 class Page:
@@ -73,6 +81,18 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.mouse(kind, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
+    def resize(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+
+    def type(self, element: str, text: str) -> None:
+        """Put text in the place of an input's own, and press Enter."""
+        self.run(f"{element}.scrollIntoView({{block: 'center'}}); {element}.select()")
+        self.send("Input.insertText", text=text)
+        for kind in ("keyDown", "keyUp"):
+            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+            self.send("Input.dispatchKeyEvent", type=kind, **key)
+
     def picture(self, element: str) -> bytes:
         clip = {key: self.box(element)[key] for key in ("x", "y", "width", "height")} | {"scale": 1}
         return base64.b64decode(self.send("Page.captureScreenshot", clip=clip)["data"])
@@ -97,82 +117,60 @@ def found(folder: Path, pattern: str) -> str:
     return files[0].read_text()
 
 
+def own_checkout(folder: Path, data: Path, reports: Path, runs: Path) -> Path:
+    """A folder laid out as the repository, where the copies' relative paths lead; its lab/."""
+    places = {"data": data, "data_prep": ROOT / "data_prep", "reports": reports, "runs": runs}
+    for name, place in places.items():
+        place.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(place)
+    return folder / "lab"
+
+
 @contextmanager
-def opened(folder: Path, notebook: Path) -> Iterator[Page]:
-    """The notebook in JupyterLab, whose settings and runtime files stay in `folder`."""
+def opened(folder: Path, copies: Path) -> Iterator[Page]:
+    """JupyterLab on the copies, as lab.py opens it; settings and runtime files stay in `folder`."""
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    own = {name: str(folder / name.lower()) for name in places}
-    own["PYTHONPATH"] = str(ROOT / "notebooks")  # where the copied notebook finds its modules
-    quiet = folder / "jupyter_config_dir" / "labconfig" / "page_config.json"
-    quiet.parent.mkdir(parents=True)
-    news = "@jupyterlab/apputils-extension:announcements"  # would ask whether to fetch some
-    quiet.write_text(json.dumps({"disabledExtensions": {news: True}}))
-    lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    lab += ["--expose-app-in-browser", f"--ServerApp.root_dir={notebook.parent}"]
+    own = {name: str(folder / name.lower()) for name in places} | lab.environment(copies)
+    server = [sys.executable, "-m", "jupyterlab", *lab.arguments_of_lab(copies)]
+    server += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
     profile = folder / "profile"
     browser = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with running(lab, env=os.environ | own, **silent), running(browser, **silent):
+    with running(server, env=os.environ | own, **silent), running(browser, **silent):
         port = found(profile, "DevToolsActivePort").split()[0]
         with urlopen(f"http://127.0.0.1:{port}/json/list") as reply:
             tabs = [tab for tab in json.load(reply) if tab["type"] == "page"]
         page = Page(tabs[0]["webSocketDebuggerUrl"])
-        server = json.loads(found(Path(own["JUPYTER_RUNTIME_DIR"]), "jpserver-*.json"))
-        size = {"width": 1400, "height": 1200, "deviceScaleFactor": 1, "mobile": False}
-        page.send("Emulation.setDeviceMetricsOverride", **size)
-        address = f"{server['url']}lab/tree/{notebook.name}?token={server['token']}"
+        started = json.loads(found(Path(own["JUPYTER_RUNTIME_DIR"]), "jpserver-*.json"))
+        page.resize(1280, 800)
         page.send("Emulation.setFocusEmulationEnabled", enabled=True)
-        page.send("Page.navigate", url=address)
+        page.send("Page.navigate", url=f"{started['url']}?token={started['token']}")
         yield page
 
 
-def smoke_notebook(folder: Path, world: Path) -> Path:
-    """Notebook 03 with the parameters of profile smoke, writing below `folder`."""
-    places = {"data_root": world, "checkpoint": ROOT / "data_prep" / "mini_stage1"}
-    places |= {"runs_dir": folder / "runs", "reports_dir": folder / "reports", "unseen_root": ""}
-    smoke = ROOT / "notebooks" / "profiles" / "smoke.yaml"
-    profile = yaml.safe_load(smoke.read_text(encoding="utf-8"))
-    parameters = profile[NOTEBOOK] | {name: str(place) for name, place in places.items()}
-    notebook = load_notebook_node(str(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb"))
-    path = folder / "notebooks" / f"{NOTEBOOK}.ipynb"
-    path.parent.mkdir()
-    nbformat.write(parameterize_notebook(notebook, parameters), path)
-    return path
-
-
-def explore(page: Page, screenshot: Path) -> float:
-    """Run all, drag a slider, point at the curve; seconds from the drag to the new picture."""
-    page.wait(f"window.jupyterapp && {PANEL}?.sessionContext.session?.kernel")
+def run_all(page: Page, seconds: float) -> float:
+    """Run all cells of the notebook that is open; seconds until its explorers are there."""
+    page.wait(f"window.jupyterapp && {KERNEL}", 120)
+    page.wait(f"{KERNEL}.status == 'idle'", 120)
     page.click(page.box(f"{PANEL}.content.widgets[0].node"))
     page.wait("jupyterapp.shell.currentWidget")
+    started = time.monotonic()
     page.run("void jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait("document.querySelector('.qure .curve img')?.complete", 400)
-    page.wait(f"{PANEL}.sessionContext.session.kernel.status == 'idle'")
+    page.wait("document.querySelectorAll('.qure').length == 3", seconds)
+    page.wait(f"{CURVE}.querySelector('img').complete")
+    taken = time.monotonic() - started
+    page.wait(f"{KERNEL}.status == 'idle'")
     cells = json.loads(page.run(f"JSON.stringify({PANEL}.content.model.toJSON().cells)"))
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
     assert outputs and not [o for o in outputs if o["output_type"] == "error"]
-    page.run("document.querySelector('.qure').scrollIntoView()")
-    page.wait("document.querySelector('.qure .curve').getBoundingClientRect().top > 0")
-    before = page.picture(CURVE)
-    taken = redrawn(page, lambda: drag_search_window(page))
-    assert page.picture(CURVE) != before
-    redrawn(page, lambda: page.run(OVERLAY))
-    box = page.box(CURVE)
-    page.mouse("mouseMoved", box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"])
-    page.wait("getComputedStyle(document.querySelector('.rank:hover figure')).display == 'block'")
-    with Image.open(io.BytesIO(page.picture("document.querySelector('.qure')"))) as image:
-        image.quantize().save(screenshot, optimize=True)
     return taken
 
 
-def redrawn(page: Page, act: Callable[[], object]) -> float:
-    """Seconds from an act to the new picture."""
-    source = json.dumps(page.run(f"{CURVE}.querySelector('img').src"))
-    started = time.perf_counter()
-    act()
-    page.wait(f"{CURVE}.querySelector('img').src != {source}")
-    page.wait(f"{CURVE}.querySelector('img').complete")
-    return time.perf_counter() - started
+def show(page: Page, number: int) -> None:
+    """Scroll to an explorer."""
+    explorer = EXPLORER.format(number)
+    page.run(f"{explorer}.scrollIntoView()")
+    page.wait(f"{explorer}.getBoundingClientRect().top < innerHeight / 2")
 
 
 def drag_search_window(page: Page) -> None:
@@ -185,21 +183,94 @@ def drag_search_window(page: Page) -> None:
         page.mouse(kind, track["x"] + 0.2 * track["width"], y)
 
 
+def changed(page: Page, content: str, act: Callable[[], object]) -> float:
+    """Seconds from an act until what a script reads has changed."""
+    before = json.dumps(page.run(content))
+    started = time.perf_counter()
+    act()
+    page.wait(f"{content} && {content} != {before}")
+    return time.perf_counter() - started
+
+
+def explore(page: Page) -> float:
+    """Use all three explorers; seconds from a slider's drag to the new curve."""
+    show(page, 0)
+    before = page.picture(CURVE)
+    taken = changed(page, f"{CURVE}.querySelector('img').src", lambda: drag_search_window(page))
+    page.wait(f"{CURVE}.querySelector('img').complete")
+    assert page.picture(CURVE) != before
+    box = page.box(CURVE)
+    page.mouse("mouseMoved", box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"])
+    page.wait("getComputedStyle(document.querySelector('.rank:hover figure')).display == 'block'")
+    place = page.box("document.querySelector('.rank:hover')")
+    assert abs(place["x"] + place["width"] / 2 - 0.55 * box["width"] - box["x"]) < 10
+    share = page.run(HOVERED_RANK) / page.run(f"{CURVE}.querySelectorAll('.rank').length")
+    assert abs(share - (0.55 - LEFT) / WIDTH) < 0.03
+    show(page, 1)
+    field = f"{LABELLED.format('relative caption')}.querySelector('input')"
+    caption = "is <b>red</b> with long sleeves"
+    changed(page, f"{RESULTS}?.innerHTML", lambda: page.type(field, caption))
+    assert page.run(f"{RESULTS}.querySelectorAll('figure').length") == 20
+    assert page.run(f"{EXPLORER.format(1)}.querySelector('.widget-html b')") is None
+    show(page, 2)
+    choose = CHOOSE.format(LABELLED.format("show"), 2)
+    row = f"{EXPLORER.format(2)}.querySelector('.note').textContent"
+    changed(page, row, lambda: page.run(choose))
+    assert "choice against own scores" in page.run(row)
+    return taken
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome to open JupyterLab in")
 @pytest.mark.skipif("QURE_BROWSER" not in os.environ, reason="opens a browser if QURE_BROWSER=1")
-def test_a_slider_changes_the_picture_in_a_browser(tmp_path, smoke_world):
-    with opened(tmp_path, smoke_notebook(tmp_path, smoke_world)) as page:
-        explore(page, tmp_path / "relevance_explorer.png")
-    assert (tmp_path / "relevance_explorer.png").stat().st_size > 20_000
+def test_the_explorers_answer_in_jupyterlab(tmp_path, smoke_world):
+    data = tmp_path / "worlds"
+    data.mkdir()
+    (data / "synthfashion-smoke").symlink_to(smoke_world)
+    places = data, tmp_path / "last_reports", tmp_path / "own_runs"
+    copies = own_checkout(tmp_path, *places)
+    assert lab.make_copies(copies, "smoke", tmp_path / "reports") == []
+    with opened(tmp_path, copies) as page:
+        run_all(page, 300)
+        assert page.run("document.title").startswith("00_start")
+        assert not page.run("!!document.querySelector('.jp-Dialog, .Toastify__toast')")  # no news
+        explore(page)
+        for width in (1280, 1040):  # the second leaves the notebook some 700 pixels
+            page.resize(width, 900)
+            page.wait(f"innerWidth == {width}")
+            page.wait(f"!{CUT}.length", 10)
+    assert (copies / "reports" / "tables" / "extra_notebooks.csv").is_file()
+    assert not list((tmp_path / "reports").iterdir())
+
+
+def take_screenshots(page: Page, folder: Path) -> None:
+    """Save the opened notebook and each explorer, of at most 256 colours."""
+    page.resize(1280, 1700)
+    page.run("document.activeElement.blur()")
+    page.run(CHOOSE.format(LABELLED.format("query of the data set"), 1))  # its target is known
+    for number, name in enumerate(EXPLORERS):
+        show(page, number)
+        time.sleep(1)  # until the notebook has settled at its new place
+        save_png(page.picture(EXPLORER.format(number)), folder / f"{name}_explorer.png")
+    page.resize(1280, 800)
+    page.run(f"void {PANEL}.content.scrollToItem(3, 'start')")
+    time.sleep(1)
+    save_png(page.picture("document.querySelector('#main')"), folder / "lab.png")
+
+
+def save_png(picture: bytes, path: Path) -> None:
+    with Image.open(io.BytesIO(picture)) as image:
+        image.convert("RGB").quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":
-    from data_prep import synthfashion
-
-    target = ROOT / "reports" / "screenshots" / "relevance_explorer.png"
-    target.parent.mkdir(exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="mini", help="of the last `make reproduce`")
+    given, target = parser.parse_args(), ROOT / "reports" / "screenshots"
     with tempfile.TemporaryDirectory() as name:
-        world = synthfashion.prepare(Path(name, "smoke"), size="smoke")
-        with opened(Path(name), smoke_notebook(Path(name), world)) as tab:
-            print(f"{1000 * explore(tab, target):.0f} ms from the drag to the new picture")
+        copies = own_checkout(Path(name), *(ROOT / n for n in ("data", "reports", "runs")))
+        lab.make_copies(copies, given.profile, ROOT / "reports")
+        with opened(Path(name), copies) as tab:
+            print(f"{run_all(tab, 300):.0f} s until the explorers are there")
+            print(f"{1000 * explore(tab):.0f} ms from a drag to the new curve")
+            take_screenshots(tab, target)
