@@ -25,9 +25,9 @@ LEGEND = "".join(
     f'<b style="color: {ZONE_COLOURS[zone]}">{words}</b>'
     for zone, words in {
         "target": "target",
-        "above": "above the window",
-        "inside": "inside",
-        "below": "below",
+        "above": "above the window of hard negatives",
+        "inside": "inside it",
+        "below": "below it",
     }.items()
 )
 
@@ -125,7 +125,7 @@ class RetrievalExplorer(Explorer):
             shown += (
                 f"<p>{html.escape(caption)}<br>→</p>{image_html(place, 'target', 'target', target)}"
             )
-            about = f'<span class="legend">Frames: {LEGEND} of hard negatives.</span>'
+            about = f'<span class="legend">Frames: {LEGEND}</span>'
         self.asked.value = f'<div class="row">{shown}</div><p class="note">{about}</p>'
         both = [self._results(name, query) for name in (self.left.value, self.right.value)]
         self.results.value = f'<div class="results">{"".join(both)}</div>'
