@@ -173,14 +173,14 @@ def show(page: Page, number: int) -> None:
     page.wait(f"{explorer}.getBoundingClientRect().top < innerHeight / 2")
 
 
-def drag_search_window(page: Page) -> None:
-    """Drag its handle to a fifth of the track, as a hand would."""
+def drag_search_window(page: Page, share: float = 0.2) -> None:
+    """Drag its handle to a share of the track, as a hand would."""
     slider = LABELLED.format("search_window")
     handle, track = (page.box(f"{slider}.querySelector('.noUi-{p}')") for p in ("handle", "base"))
     x, y = (handle[a] + handle[length] / 2 for a, length in (("x", "width"), ("y", "height")))
     page.mouse("mousePressed", x, y)
     for kind in ("mouseMoved", "mouseReleased"):  # one move: one new picture
-        page.mouse(kind, track["x"] + 0.2 * track["width"], y)
+        page.mouse(kind, track["x"] + share * track["width"], y)
 
 
 def changed(page: Page, content: str, act: Callable[[], object]) -> float:
@@ -246,6 +246,8 @@ def test_the_explorers_answer_in_jupyterlab(tmp_path, smoke_world):
 def take_screenshots(page: Page, folder: Path) -> None:
     """Save the opened notebook and each explorer, of at most 256 colours."""
     page.resize(1280, 1700)
+    show(page, 0)
+    changed(page, f"{CURVE}.querySelector('img').src", lambda: drag_search_window(page, 1))
     page.run("document.activeElement.blur()")
     page.run(CHOOSE.format(LABELLED.format("query of the data set"), 1))  # its target is known
     for number, name in enumerate(EXPLORERS):
