@@ -8,6 +8,8 @@ from IPython.display import HTML, display
 
 from qure_lib.reporting.names import plain_name
 
+ONE_LINE = 32  # characters
+
 
 def show(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) -> None:
     """Display a frame as `table` writes it."""
@@ -41,7 +43,13 @@ def _words(name: object) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value as people write it: whole numbers with separators, others with two decimals."""
+    """A value as people write it; a short one stays on one line."""
+    text = _text(value)
+    return text.replace(" ", "\N{NO-BREAK SPACE}") if len(text) <= ONE_LINE else text
+
+
+def _text(value: object) -> str:
+    """Codes in words, whole numbers with separators, others with two decimals."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, str):
@@ -49,10 +57,10 @@ def _cell(value: object) -> str:
         return plain.replace("_", " ") if plain.isidentifier() else plain
     if pd.isna(value):
         return "-"
-    if isinstance(value, int | np.integer) or (abs(value) >= 1000 and float(value).is_integer()):
-        return f"{value:,.0f}"
-    if isinstance(value, float | np.floating):
-        return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+    if isinstance(value, int | float | np.number):
+        whole = float(value).is_integer()
+        small = abs(value) < 0.01
+        return f"{value:,.0f}" if whole else f"{value:.2g}" if small else f"{value:,.2f}"
     return str(value)
 
 

@@ -12,7 +12,7 @@ from analysis.readable import fold_warnings, table
 def cells(frame, words=()):
     """The text of every cell of the table that is shown, the headers first."""
     rows = ElementTree.fromstring(table(frame, words)).iter("tr")
-    return [[cell.text for cell in row] for row in rows]
+    return [[cell.text.replace("\u00a0", " ") for cell in row] for row in rows]
 
 
 def test_numbers_are_rounded_and_codes_are_words():
@@ -64,3 +64,17 @@ def test_code_names_and_levels_of_columns_are_words_and_file_names_stay():
     frame.columns = pd.MultiIndex.from_tuples([("kind", ""), ("dress", "val_images")])
     expected = [["kind", "dress, val images"], ["empty phrases", "1"], ["shirt-val_1.png", "2"]]
     assert cells(frame) == expected
+
+
+def test_a_short_text_stays_on_one_line_and_a_long_one_does_not():
+    frame = pd.DataFrame({"rate": ["46.8 [44.6, 49.0]"], "text": [8 * "word "]})
+    written = table(frame)
+    assert "46.8\u00a0[44.6,\u00a049.0]" in written and "word word" in written
+
+
+def test_whole_numbers_have_no_decimals():
+    assert cells(pd.DataFrame({"batch": [64.0, 0.5, 1234.5]}))[1:] == [
+        ["64"],
+        ["0.50"],
+        ["1,234.50"],
+    ]
