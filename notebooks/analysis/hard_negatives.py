@@ -108,9 +108,9 @@ def plot_query_curve(ax: Axes, shown: RankedQuery) -> Axes:
     about, curve = (shown.curve, shown.target_rank, shown.drops), shown.config.curve
     method_figures.plot_relevance_curve(ax, *about, log_x=curve == "preference", curve=curve)
     first, second = shown.drops
-    marks = {f"target: rank {shown.target_rank}": "target"}
+    marks = {f"target: {shown.target_rank}": "target"}
     if first >= 0:
-        ranks = f"ranks {first + 1} to {second}" if second > first + 1 else f"rank {second}"
+        ranks = f"{first + 1}-{second}" if second > first + 1 else f"{second}"
         marks[f"window: {ranks}"] = "inside"
     colours = [method_figures.ZONE_COLOURS[zone] for zone in marks.values()]
     shapes = [{"marker": "*", "markersize": 8}, {"marker": "v", "markersize": 6}]
@@ -118,7 +118,8 @@ def plot_query_curve(ax: Axes, shown: RankedQuery) -> Axes:
         Line2D([], [], color=colour, linestyle="", **shape)
         for colour, shape in zip(colours, shapes, strict=False)
     ]
-    ax.legend(handles, marks, loc="lower left", handletextpad=0.1, borderaxespad=0.1)
+    about = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "borderaxespad": 0.2}
+    ax.legend(handles, marks, loc="lower left", handletextpad=0.1, borderpad=0.2, **about)
     return ax
 
 
@@ -211,7 +212,7 @@ def _plot_zones(figure: SubFigure, queries: QuerySet, images: pd.DataFrame, colu
     rows = figure.subplots(len(ZONES), columns, squeeze=False)
     for row, zone in zip(rows, ZONES, strict=True):
         part = images[images.zone == zone]
-        notes = [f"rank {i.rank}, score {i.score:.2f}" for i in part.itertuples()]
+        notes = [f"rank {i.rank}, score {round(i.score, 2) + 0:.2f}" for i in part.itertuples()]
         if "relevance" in part:
             notes = [f"{n}\nrelevance {v:.2f}" for n, v in zip(notes, part.relevance, strict=True)]
         paths = [queries.corpus.paths[position] for position in part.position]
@@ -247,7 +248,8 @@ def plot_aggregate_curves(axes: Sequence[Axes], curves: pd.DataFrame) -> None:
             for mark, rank in (("*", place.target_rank), ("v", place.window_start)):
                 if not np.isnan(rank):
                     score = rows["mean"].iloc[int(rank)]
-                    ax.plot(rank, score, mark, markersize=7, color=colour, markeredgecolor="white")
+                    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+                    ax.plot(rank, score, mark, markersize=7.5, color=colour, **edge)
     axes[0].set_ylabel("Relevance score (cosine)")
 
 
@@ -408,22 +410,19 @@ def mining_table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """The definitions of several runs as a notebook shows them, a row an epoch and category.
 
     Returns:
-        Columns curve, epoch, category, images in a set (median, mean), where the median window
-        begins and the median target ranks (% of the ranking), and, where they are known, false
-        negatives (% of the images in sets).
+        Indexed by epoch and category; for each run images in a set (mean), where the median window
+        begins (% of the ranking), and, where they are known, false negatives (% of the images in
+        sets).
     """
-    frame = pd.concat(run.mining.assign(curve=name) for name, run in runs.items())
-    table = frame[["curve", "epoch", "category"]].assign(
-        **{
-            "images in a set, median": frame.set_size_median,
-            "mean": frame.set_size_mean,
-            "begins at (% of the ranking)": 100 * frame.window_start_fraction,
-            "target at (%)": 100 * frame.target_rank_median / frame.corpus_size,
-        }
+    frame = pd.concat(run.mining.assign(run=name) for name, run in runs.items())
+    table = frame[["epoch", "category", "run"]].assign(
+        images=frame.set_size_mean, begins=100 * frame.window_start_fraction
     )
     if "false_negative_share" in frame:
-        table["false negatives (%)"] = 100 * frame.false_negative_share
-    return table
+        table["false negatives"] = 100 * frame.false_negative_share
+    words = {"images": "images in a set", "begins": "begins at (%)"}
+    table = table.rename(columns=words | {"false negatives": "false negatives (%)"})
+    return table.pivot(index=["epoch", "category"], columns="run")
 
 
 def mining_warnings(run: Run, config: MiningConfig) -> list[str]:

@@ -257,7 +257,7 @@ def plot_clusterings(axes: Sequence[Axes], rates: pd.DataFrame) -> None:
             width = rows["high"] - rows["low"]
             ax.plot(rows["clusters"], width, **line_style("", index), label=scorer)
         ax.set(title=f"{rate} rate", xlabel="Drawn together", ylim=(0, None))
-    axes[0].set_ylabel("Width of the 95 % interval (points)")
+    axes[0].set_ylabel("Width of the interval (points)")
     axes[0].legend()
 
 

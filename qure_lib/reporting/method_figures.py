@@ -66,8 +66,8 @@ def _mark_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int]) -> None:
     colour, count = ZONE_COLOURS["inside"], second - first
     label = f"window ({count} hard negative{'s'[: count != 1]})"
     ax.axvspan(first + 0.5, second + 0.5, color=colour, alpha=0.25, lw=0, label=label)
-    wedge = {"marker": "v", "markersize": 6, "color": colour, "clip_on": False}
-    ax.plot((first + second + 1) / 2, 1.02, transform=ax.get_xaxis_transform(), **wedge)
+    wedge = {"marker": "v", "markersize": 6, "color": colour, "clip_on": False, "zorder": 3}
+    ax.plot((first + second + 1) / 2, 0.95, transform=ax.get_xaxis_transform(), **wedge)
     for name, rank, line in (("first", first, "--"), ("second", second, ":")):
         label = f"{name} drop ({scores[rank] - scores[rank + 1]:.3f})"
         ax.axvline(rank + 0.5, color=colour, linestyle=line, linewidth=0.9, label=label)

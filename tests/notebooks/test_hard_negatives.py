@@ -133,9 +133,9 @@ def test_a_query_is_drawn_once_a_stage_with_the_size_of_its_window(shown):
     for ax, drawn in zip(axes, stages.values(), strict=True):
         np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), drawn.curve)
         words = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert words[0] == f"target: rank {drawn.target_rank}"
+        assert words[0] == f"target: {drawn.target_rank}"
         first, second = drawn.drops
-        assert words[1:] == ([f"window: ranks {first + 1} to {second}"] if first >= 0 else [])
+        assert words[1:] == ([f"window: {first + 1}-{second}"] if first >= 0 else [])
     assert [len(ax.patches) for ax in axes] == [1, 0, 1]  # the window
     with pytest.raises(ValueError, match="zip"):
         hard_negatives.plot_query_curves(axes[:2], stages)
@@ -170,7 +170,8 @@ def test_images_are_drawn_in_a_row_a_zone_under_the_query(shown, data):
         part = images[images["zone"] == zone]
         assert [ax.axison for ax in row] == [k < len(part) for k in range(columns)]
         for ax, image in zip(row, part.itertuples(), strict=False):
-            note = f"rank {image.rank}, score {image.score:.2f}\nrelevance {image.relevance:.2f}"
+            score = f"{image.score:.2f}".replace("-0.00", "0.00")
+            note = f"rank {image.rank}, score {score}\nrelevance {image.relevance:.2f}"
             assert ax.get_xlabel() == note
 
 
@@ -311,8 +312,8 @@ def test_a_mining_table_and_its_warnings_repeat_the_report(data, mined, tmp_path
     saved = tmp_path / "definitions" / "epoch_02.csv"
     report.per_query.assign(category="dress").to_csv(saved, index=False)
     run = Run(tmp_path, pd.DataFrame(), pd.DataFrame([row]), DrawnModel("start"))
-    table = hard_negatives.mining_table({"cosine": run}).iloc[0]
+    table = hard_negatives.mining_table({"cosine": run, "other": run})
     begins = 100 * report.summary()["window_start_fraction"]
-    assert table["begins at (% of the ranking)"] == begins and table["epoch"] == 2
+    assert table.loc[2, "dress"]["begins at (%)"].tolist() == [begins, begins]
     assert hard_negatives.mining_warnings(run, report.config) == report.warnings()
     assert report.warnings()  # this drawn case has some
