@@ -144,12 +144,12 @@ def found_and_missed(ranks: pd.DataFrame, within: int = 5) -> dict[str, list[int
     """Each category's first query with its target among the best images, and the first without.
 
     Args:
-        ranks: one row a query, in order: category, target_rank.
+        ranks: one row a query, in order: category, rank (of the target, 0-based).
         within: how many images count.
     """
     chosen = {}
     for category, rows in ranks.groupby("category", sort=False):
-        found = rows["target_rank"].to_numpy() < within
+        found = rows["rank"].to_numpy() < within
         chosen[str(category)] = [int(np.argmax(kind)) for kind in (found, ~found) if kind.any()]
     return chosen
 

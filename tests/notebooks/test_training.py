@@ -123,7 +123,7 @@ def test_the_best_ranked_images_are_named_by_what_they_are_to_the_query():
 
 
 def test_chosen_queries_are_the_first_found_and_the_first_missed():
-    ranks = pd.DataFrame({"category": list("aaabb"), "target_rank": [9, 4, 0, 7, 5]})
+    ranks = pd.DataFrame({"category": list("aaabb"), "rank": [9, 4, 0, 7, 5]})
     assert training.found_and_missed(ranks) == {"a": [1, 0], "b": [0]}
     assert training.found_and_missed(ranks, within=6) == {"a": [1, 0], "b": [1, 0]}
 
