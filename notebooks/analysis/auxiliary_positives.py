@@ -137,7 +137,7 @@ def state_answer(pairs: pd.DataFrame, world: str) -> list[str]:
         return [f"{world}: no run with auxiliary positives is there yet."]
     lines = [
         f"{plain_name(pair.less)}: {pair.verdict}, Recall@10 by {_text(pair, 'recall')} points; "
-        f"simulated annotators choose it in {_text(pair, 'chosen')} %."
+        f"simulated preference {_text(pair, 'chosen')} %."
         for pair in found.itertuples()
     ]
     opposed = found.verdict.isin(["helps", "harms"])

@@ -190,7 +190,7 @@ def test_the_answer_has_a_sentence_a_pair_and_names_opposite_directions(rows):
     _, cosine, preference, opposed = auxiliary.state_answer(frame, "here")
     assert cosine.startswith(f"{plain_name('cosine')}: harms, Recall@10 by -")
     assert preference.startswith(f"{plain_name('preference')}: helps, Recall@10 by ")
-    assert "simulated annotators choose it in" in cosine
+    assert "simulated preference" in cosine
     both = f"{plain_name('cosine')} and {plain_name('preference')}."
     assert opposed.endswith(both)
     agreed = frame.assign(preferred=["without", "neither"] * 2)
