@@ -23,7 +23,7 @@ plan reproduce lab: export QURE_DATA ?= $(CURDIR)/data
 BENCH := $(if $(FULL),--out reports/shipped/benchmarks,--reduced)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data plan reproduce study bench test lab pretrain lint format lock clean
+.PHONY: help setup data plan reproduce study bench test lab docs pretrain lint format lock clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -79,6 +79,10 @@ test: setup  ## run the tests
 lab: data  ## open copies of the notebooks in JupyterLab, with the last run's outputs
 	$(BIN)/python notebooks/lab.py --profile $(PROFILE)
 
+docs: setup  ## write the library's pages from its docstrings: reports/api/index.html
+	$(BIN)/python -m pdoc --docformat google --no-search --output-directory reports/api qure_lib \
+	$(foreach room,method datasets features evaluation train reporting diagnose,qure_lib.$(room))
+
 pretrain: setup  ## train the mini model's stage-1 checkpoint again
 	$(BIN)/python -m data_prep.pretrain
 
@@ -101,6 +105,6 @@ lock:  ## write requirements.lock from the ranges in pyproject.toml
 
 clean:  ## remove what the commands made, but not .venv and lab
 	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -rf reports/figures reports/tables reports/explorers reports/claims reports/executed
+	rm -rf reports/figures reports/tables reports/explorers reports/api reports/claims reports/executed
 	rm -f reports/index.html
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
