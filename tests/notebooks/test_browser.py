@@ -5,31 +5,23 @@ profile, and renews reports/screenshots/.
 """
 
 import argparse
-import base64
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import lab
 import pytest
-import websocket  # comes with JupyterLab's server
 from analysis.explorer import LEFT, WIDTH
+from browser import BROWSER, SILENT, Page, found, running, tab
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
 PANEL = "[...jupyterapp.shell.widgets('main')][0]"
 KERNEL = f"{PANEL}?.sessionContext?.session?.kernel"
 EXPLORERS = ("relevance", "retrieval", "preference")  # in the notebook's order
@@ -45,76 +37,6 @@ HOVERED_RANK = "[...document.querySelectorAll('.rank')].findIndex(e => e.matches
 CUT = """[...document.querySelectorAll('.qure, .qure label, .qure button, .qure .strip span')]
     .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
     .map(e => e.className + ': ' + e.textContent.slice(0, 40))"""
-
-
-class Page:
-    """A browser's tab, by the DevTools protocol."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
-        self.sent = 0
-
-    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while (reply := json.loads(self.socket.recv())).get("id") != self.sent:
-            pass
-        return reply["result"]
-
-    def run(self, script: str) -> Any:
-        reply = self.send("Runtime.evaluate", expression=script, returnByValue=True)
-        return reply["result"].get("value")
-
-    def wait(self, script: str, seconds: float = 60) -> None:
-        ends = time.monotonic() + seconds
-        while not self.run(f"!!({script})"):
-            assert time.monotonic() < ends, f"after {seconds} s still not: {script}"
-            time.sleep(0.05)
-
-    def box(self, element: str) -> dict[str, float]:
-        return self.run(f"{element}.getBoundingClientRect().toJSON()")
-
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def click(self, box: dict[str, float]) -> None:
-        for kind in ("mousePressed", "mouseReleased"):
-            self.mouse(kind, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-
-    def resize(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.send("Emulation.setDeviceMetricsOverride", **size)
-
-    def type(self, element: str, text: str) -> None:
-        """Put text in the place of an input's own, and press Enter."""
-        self.run(f"{element}.scrollIntoView({{block: 'center'}}); {element}.select()")
-        self.send("Input.insertText", text=text)
-        for kind in ("keyDown", "keyUp"):
-            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-            self.send("Input.dispatchKeyEvent", type=kind, **key)
-
-    def picture(self, element: str) -> bytes:
-        clip = {key: self.box(element)[key] for key in ("x", "y", "width", "height")} | {"scale": 1}
-        return base64.b64decode(self.send("Page.captureScreenshot", clip=clip)["data"])
-
-
-@contextmanager
-def running(command: list[Any], **options: Any) -> Iterator[None]:
-    process = subprocess.Popen(list(map(str, command)), **options)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def found(folder: Path, pattern: str) -> str:
-    """The content of a file, once it is there."""
-    ends = time.monotonic() + 60
-    while not (files := list(folder.glob(pattern))) or not files[0].read_text().strip():
-        assert time.monotonic() < ends, f"{folder} never held {pattern}"
-        time.sleep(0.1)
-    return files[0].read_text()
 
 
 def own_checkout(folder: Path, data: Path, reports: Path, runs: Path) -> Path:
@@ -133,14 +55,7 @@ def opened(folder: Path, copies: Path) -> Iterator[Page]:
     own = {name: str(folder / name.lower()) for name in places} | lab.environment(copies)
     server = [sys.executable, "-m", "jupyterlab", *lab.arguments_of_lab(copies)]
     server += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
-    profile = folder / "profile"
-    browser = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with running(server, env=os.environ | own, **silent), running(browser, **silent):
-        port = found(profile, "DevToolsActivePort").split()[0]
-        with urlopen(f"http://127.0.0.1:{port}/json/list") as reply:
-            tabs = [tab for tab in json.load(reply) if tab["type"] == "page"]
-        page = Page(tabs[0]["webSocketDebuggerUrl"])
+    with running(server, env=os.environ | own, **SILENT), tab(folder) as page:
         started = json.loads(found(Path(own["JUPYTER_RUNTIME_DIR"]), "jpserver-*.json"))
         page.resize(1280, 800)
         page.send("Emulation.setFocusEmulationEnabled", enabled=True)
@@ -272,7 +187,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         copies = own_checkout(Path(name), *(ROOT / n for n in ("data", "reports", "runs")))
         lab.make_copies(copies, given.profile, ROOT / "reports")
-        with opened(Path(name), copies) as tab:
-            print(f"{run_all(tab, 300):.0f} s until the explorers are there")
-            print(f"{1000 * explore(tab):.0f} ms from a drag to the new curve")
-            take_screenshots(tab, target)
+        with opened(Path(name), copies) as page:
+            print(f"{run_all(page, 300):.0f} s until the explorers are there")
+            print(f"{1000 * explore(page):.0f} ms from a drag to the new curve")
+            take_screenshots(page, target)

@@ -1,12 +1,17 @@
-"""Every notebook, executed once at profile smoke by the runner, into a folder of its own."""
+"""Every notebook, executed once at profile smoke by the runner, into a folder of its own.
+
+The page that comes of it is opened in a real browser too, with the network off.
+"""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, Page, tab
 
 from qure_lib.reporting.reports import FORMATS
 
@@ -76,3 +81,45 @@ def test_the_executed_notebooks_hold_no_error(reports):
         outputs = [output for cell in code for output in cell["outputs"]]
         assert outputs and all(output["output_type"] != "error" for output in outputs)
         assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
+
+
+OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+DRAWN = "[...document.querySelectorAll('#explorer svg')].map(e => e.outerHTML).join()"
+SLIDE = """{const slider = document.querySelector('#explorer .window'); slider.value = 1;
+    slider.dispatchEvent(new Event('input', {bubbles: true}))}"""
+# What sticks out of the window at the right, but for what scrolls in a box of its own.
+OUT = """[...document.querySelectorAll('body *')].filter(
+    e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, svg'))
+    .map(e => e.tagName + ': ' + e.textContent.slice(0, 40))"""
+
+
+def open_offline(page: Page, path: Path, width: int) -> None:
+    page.resize(width, 800)
+    page.send("Page.navigate", url=path.as_uri())
+    page.wait("document.readyState == 'complete' && document.querySelector('h1')")
+    page.wait(f"innerWidth == {width}")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome to open the page in")
+@pytest.mark.skipif("QURE_BROWSER" not in os.environ, reason="opens a browser if QURE_BROWSER=1")
+def test_the_page_answers_in_a_browser_without_a_network(reports, tmp_path):
+    with tab(tmp_path) as page:
+        for domain in ("Runtime", "Log", "Network", "Page"):
+            page.send(f"{domain}.enable")
+        page.send("Network.emulateNetworkConditions", **OFFLINE)
+        for width in (1280, 390):
+            open_offline(page, reports / "index.html", width)
+            assert page.run(OUT) == []
+            assert page.run("document.documentElement.scrollWidth") <= width
+        assert page.run("[...document.images].filter(i => !i.alt).length") == 0
+        before = page.run(DRAWN)
+        page.run(SLIDE)
+        assert before and page.run(DRAWN) != before
+        asked = [
+            event["params"]["request"]["url"]
+            for event in page.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
+        assert all(url.startswith(("file:", "data:")) for url in asked)
+        wrong = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+        assert [event for event in page.events if event.get("method") in wrong] == []
