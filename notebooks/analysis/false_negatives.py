@@ -299,7 +299,7 @@ def summarise_picks(picks: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for name, rows in picks.groupby("strategy", sort=False):
         found, count = bootstrap_ci(rows["share"]), rows["picks"].median()
-        line = {"strategy": plain_name(name), "picks a query": count or np.nan}
+        line = {"strategy": plain_name(name), "picks a query": f"{count:.0f}" if count else "-"}
         text = f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
         lines.append(line | {"of them fit (%)": text, "queries": found.n})
     return pd.DataFrame(lines)

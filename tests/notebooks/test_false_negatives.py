@@ -90,7 +90,7 @@ def test_the_share_of_picks_against_the_rule_itself(queries, relevance):
     with_tau = fn.share_of_picks(model, queries, fits, 0.07)
     assert "preference" in set(with_tau.strategy)
     table = fn.summarise_picks(with_tau).set_index("strategy")
-    assert table["picks a query"].isna().sum() == 1 and (table.queries == len(queries)).all()
+    assert (table["picks a query"] == "-").sum() == 1 and (table.queries == len(queries)).all()
 
 
 def test_the_signature_counts_found_targets_below_another_of_their_group():
