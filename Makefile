@@ -81,7 +81,7 @@ lab: data  ## open copies of the notebooks in JupyterLab, with the last run's ou
 
 docs: setup  ## write the library's pages from its docstrings: reports/api/index.html
 	$(BIN)/python -m pdoc --docformat google --no-search --output-directory reports/api qure_lib \
-	$(foreach room,method datasets features evaluation train reporting diagnose,qure_lib.$(room))
+	$(foreach room,method datasets features evaluation train reporting own_scores diagnose,qure_lib.$(room))
 
 pretrain: setup  ## train the mini model's stage-1 checkpoint again
 	$(BIN)/python -m data_prep.pretrain
