@@ -23,7 +23,7 @@ plan reproduce lab: export QURE_DATA ?= $(CURDIR)/data
 BENCH := $(if $(FULL),--out reports/shipped/benchmarks,--reduced)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data plan reproduce study bench test lab docs pretrain lint format lock clean
+.PHONY: help setup data plan reproduce study bench test lab docs screenshots pretrain lint format lock clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -82,6 +82,9 @@ lab: data  ## open copies of the notebooks in JupyterLab, with the last run's ou
 docs: setup  ## write the library's pages from its docstrings: reports/api/index.html
 	$(BIN)/python -m pdoc --docformat google --no-search --output-directory reports/api qure_lib \
 	$(foreach room,method datasets features evaluation train reporting own_scores diagnose,qure_lib.$(room))
+
+screenshots: setup  ## renew reports/screenshots after `make reproduce`; needs Chromium
+	PYTHONPATH=notebooks:tests/helpers $(BIN)/python tests/notebooks/test_browser.py --profile $(PROFILE)
 
 pretrain: setup  ## train the mini model's stage-1 checkpoint again
 	$(BIN)/python -m data_prep.pretrain

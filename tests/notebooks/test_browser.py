@@ -1,7 +1,6 @@
 """Notebook 00 in a real browser, as `make lab` opens it: run all, move a slider, type a caption.
 
-`python tests/notebooks/test_browser.py --profile mini` does the same after `make reproduce` of that
-profile, and renews reports/screenshots/.
+`make screenshots` does the same after `make reproduce`, and renews reports/screenshots/.
 """
 
 import argparse
