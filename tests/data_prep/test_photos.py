@@ -329,6 +329,6 @@ def test_another_size_is_refused():
 def test_the_profile_fits_the_notebooks(root):
     jobs = run.plan(root / "notebooks", "photos", [], {"reports_dir": root / "reports"})
     given = {job.path.stem[:2]: job.parameters for job in jobs}
-    assert list(given) == ["01", "02"]  # a model at chance says nothing about negatives
+    assert list(given) == ["00", "01", "02"]  # a model at chance says nothing about negatives
     assert {parameters["data_root"] for parameters in given.values()} == {"../data/photos"}
     assert given["02"]["checkpoint"] == "../data/photos/start"

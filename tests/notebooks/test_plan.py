@@ -16,6 +16,7 @@ import pytest
 import run
 import torch
 import yaml
+from analysis import training
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.stand_in import stand_in
@@ -323,8 +324,8 @@ def test_the_plan_names_every_run_that_it_counts(profile, planned):
 def test_notebook_04_compares_as_many_runs_as_the_plan_counts(root):
     notebook = nbformat.read(root / "notebooks" / "04_training.ipynb", as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    (configs,) = re.findall(r"^configs = \{\n(.*?)^\}", code, re.MULTILINE | re.DOTALL)
-    runs = re.findall(r'^    "(\w+)":', configs, re.MULTILINE)
+    assert "configs = training.vary_negatives(recipe)" in code
+    runs = list(training.vary_negatives(TrainConfig()))
     assert runs == ["cosine", "preference", "uniform", "in_batch"] and len(runs) == plan.RUNS
 
 
