@@ -16,7 +16,7 @@ from grids import FROZEN, Grid
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qure_lib.evaluation.statistics import Interval, bootstrap_ci, holm, paired_bootstrap
+from qure_lib.evaluation.statistics import LEAST_P, Interval, bootstrap_ci, holm, paired_bootstrap
 from qure_lib.files import read_json
 from qure_lib.method.config import TrainConfig
 from qure_lib.reporting import figures
@@ -152,7 +152,6 @@ def compare_primary(rows: Rows, others: Sequence[str] = PRIMARY) -> pd.DataFrame
     """
     found = [measure_interval(rows.hits, "preference", less=other) for other in others]
     corrected = holm([difference.p_value for difference in found])
-    floor = 2 / 2001  # the least p of `paired_bootstrap`
     means = mean_by_seed(rows.hits)
     lines = []
     for other, difference, p in zip(others, found, corrected, strict=True):
@@ -161,7 +160,7 @@ def compare_primary(rows: Rows, others: Sequence[str] = PRIMARY) -> pd.DataFrame
         lines.append(
             {"against": plain_name(other), "code": other}
             | {name: getattr(difference, name) for name in ("estimate", "low", "high")}
-            | {"p (Holm)": f"{'< ' if difference.p_value <= floor else ''}{p:.3f}"}
+            | {"p (Holm)": f"{'< ' if difference.p_value <= LEAST_P else ''}{p:.3f}"}
             | {"each seed": ", ".join(f"{value:+.1f}" for value in apart), "n": difference.n}
             | {"verdict": direction(difference) if certain else "within noise"}
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 LEVEL = 0.95
+LEAST_P = 2 / 2001  # that the 2,000 resamples of `paired_bootstrap` can give
 Clusters = ArrayLike | Sequence[ArrayLike] | None
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qure_lib.evaluation.statistics import LEAST_P
+
 from .names import plain_name
 from .reports import Reports
 
@@ -74,6 +76,9 @@ def _cells(column: pd.Series) -> pd.Series:
     if not pd.api.types.is_numeric_dtype(column):
         return column.map(_cell).astype(str)
     values = column.astype(float) * COLUMNS.times.get(column.name, 1)
+    if column.name == "p_value":
+        least = f"< {LEAST_P:.3f}"
+        return values.map(lambda p: least if p <= LEAST_P else _number(p, 3))
     exact = values.dropna().round(2)
     decimals = next((d for d in (0, 1) if np.array_equal(exact.round(d), exact)), 2)
     return values.map(lambda value: _number(value, decimals))

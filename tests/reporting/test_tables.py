@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from qure_lib.evaluation import circo, cirr, fashioniq
+from qure_lib.evaluation.statistics import paired_bootstrap
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.reporting import tables
@@ -211,3 +212,10 @@ def test_a_published_file_with_a_row_a_measure(tmp_path):
     path.write_text("quantity,count\ntriplets,5985\ntriplets,5986\n")
     with pytest.raises(ValueError, match=r"counts\.csv: 'triplets' is there twice"):
         tables.read_published(path)
+
+
+def test_a_p_value_at_the_bootstraps_floor_is_a_bound():
+    a = np.arange(20.0)
+    p = paired_bootstrap(a + 1, a).p_value  # every resample agrees
+    table = tables.in_words(pd.DataFrame({"model": list("abc"), "p_value": [p, 0.0312, np.nan]}))
+    assert table["p"].tolist() == ["< 0.001", "0.031", "-"]
