@@ -6,6 +6,7 @@ tested.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,12 @@ from qure_lib.method.drops import check_curve, find_steepest_drops
 from qure_lib.method.losses import OBJECTIVES, Objective, bradley_terry_loss
 from qure_lib.method.ranking import Ranking
 from qure_lib.method.scores import paired_scores
-from qure_lib.method.strategies import Window, first_rank_below_target, strategy
+from qure_lib.method.strategies import (
+    Window,
+    between_drops,
+    first_rank_below_target,
+    strategy,
+)
 
 
 def preference_window(
@@ -143,16 +149,8 @@ def stretched(
     ranking: Ranking, target_ranks: Tensor, config: MiningConfig, *, k: float = 0.0
 ) -> Window:
     """Causal test: the two drops of scores that `stretch` gave other gaps, in the same order."""
-    drops = find_steepest_drops(
-        stretch(ranking.scores, k),
-        target_ranks,
-        config.drop_rule,
-        config.consecutive_threshold,
-        config.search_window,
-        config.curve,
-        config.temperature,
-    )
-    return drops.first + 1, drops.second + 1
+    other = replace(ranking, scores=stretch(ranking.scores, k))
+    return between_drops(other, target_ranks, config)
 
 
 def stretch(scores: Tensor, k: float) -> Tensor:
