@@ -1,12 +1,11 @@
-"""Tables as a notebook shows them: headers in words, numbers rounded, no index."""
+"""Tables as a notebook shows them, in the words of the reports' page, and warnings folded."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 
-from qure_lib.reporting.names import plain_name
+from qure_lib.reporting.tables import in_words
 
 ONE_LINE = 32  # characters
 
@@ -17,12 +16,11 @@ def show(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) -> 
 
 
 def table(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) -> str:
-    """A frame as an HTML table, its texts escaped.
+    """A frame as an HTML table, `tables.in_words`, its texts escaped; a short one on one line.
 
     Args:
         frame: the table; an index that has a name is shown as columns.
-        words: the columns to show, in order, or column -> its header; all without any. A column
-            without a header has its name, "_" as a space.
+        words: the columns to show, in order, or column -> its header; all without any.
 
     Raises:
         KeyError: a column that the frame lacks.
@@ -30,38 +28,14 @@ def table(frame: pd.DataFrame, words: Mapping[str, str] | Sequence[str] = ()) ->
     levels = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(levels) if levels else frame
     frame = frame[list(words)] if words else frame
-    named = words if isinstance(words, Mapping) else {}
-    headers = [named.get(column, _words(column)) for column in frame]
-    cells = pd.DataFrame({k: frame[c].map(_cell) for k, c in enumerate(frame)}, dtype=object)
-    return cells.set_axis(headers, axis=1).to_html(index=False, border=0)
+    frame = frame.rename(columns=words) if isinstance(words, Mapping) else frame
+    if frame.columns.nlevels > 1:
+        frame = frame.set_axis([", ".join(filter(None, names)) for names in frame], axis=1)
+    return in_words(frame).map(_on_one_line).to_html(index=False, border=0)
 
 
-def _words(name: object) -> str:
-    """A column's name, or a tuple of names, in words."""
-    parts = name if isinstance(name, tuple) else (name,)
-    return ", ".join(str(part).replace("_", " ") for part in parts if str(part))
-
-
-def _cell(value: object) -> str:
-    """A value as people write it; a short one stays on one line."""
-    text = _text(value)
+def _on_one_line(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}") if len(text) <= ONE_LINE else text
-
-
-def _text(value: object) -> str:
-    """Codes in words, whole numbers with separators, others with two decimals."""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        plain = plain_name(value)
-        return plain.replace("_", " ") if plain.isidentifier() else plain
-    if pd.isna(value):
-        return "-"
-    if isinstance(value, int | float | np.number):
-        whole = float(value).is_integer()
-        small = abs(value) < 0.01
-        return f"{value:,.0f}" if whole else f"{value:.2g}" if small else f"{value:,.2f}"
-    return str(value)
 
 
 def fold_warnings(warnings: list[str]) -> pd.DataFrame:

@@ -68,7 +68,8 @@ def in_words(frame: pd.DataFrame) -> pd.DataFrame:
 def _words(code: str) -> str:
     """Codes in words; text without codes stays as it is."""
     known = COLUMNS.words.get(code) if "_" in code else None
-    return known or ", ".join(map(plain_name, code.split(", "))).replace("_", " ")
+    parts = [plain_name(part) for part in code.split(", ")]
+    return known or ", ".join(p.replace("_", " ") if p.isidentifier() else p for p in parts)
 
 
 def _cells(column: pd.Series) -> pd.Series:
