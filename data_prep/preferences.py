@@ -5,6 +5,9 @@ import numpy as np
 from data_prep.catalogue import category_of, differences
 from data_prep.garments import Garment
 
+LIKING = 7  # of a set, on the scale of 1 to 5, by its mean graded relevance
+NOISE = 0.85  # standard deviation of a liking
+
 
 def simulate_preferences(
     queries: dict[str, list[dict]],
@@ -75,7 +78,7 @@ def _judge(
     for noise in rng.permutation((0.10, 0.17)):
         order = np.argsort(-(relevance + noise * rng.normal(size=len(ids))), kind="stable")
         top = [i for i in order[:6] if ids[i] != reference][:5]
-        liking = 3.6 + bias + 7 * (relevance[top].mean() - 0.73) + 0.85 * rng.normal()
+        liking = 3.6 + bias + LIKING * (relevance[top].mean() - 0.73) + NOISE * rng.normal()
         score = int(np.clip(np.rint(liking), 1, 5))
         sets.append({"img_path": [_path(ids[i]) for i in top], "user_score": str(score)})
         likings.append(liking)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from data_prep.preferences import LIKING, NOISE
 from qure_lib.evaluation.statistics import Interval
 from qure_lib.reporting import figures
 from qure_lib.reporting.claims import Claim, direction
@@ -25,8 +26,6 @@ from .ablations import Rows, find_bands, mean_by_seed, measure_interval
 
 PAIRS = {"cosine_auxiliary": "cosine", "preference_auxiliary": "preference"}
 SHOWN = ("uniform", "cosine", "cosine_auxiliary", "preference", "preference_auxiliary", "in_batch")
-# data_prep/preferences.py: a liking is LIKING x mean graded relevance + NOISE x a normal draw.
-LIKING, NOISE = 7.0, 0.85
 HALF = 50.0  # per cent: simulated annotators prefer neither
 MEASURES = {
     "val_r10": "Recall@10 (%)",

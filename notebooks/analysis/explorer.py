@@ -24,10 +24,8 @@ from qure_lib.method.ranking import Ranking, rank_corpus
 from qure_lib.reporting import method_figures
 from qure_lib.train.training_data import TrainingData
 
-SIZE, DPI = (
-    (7.2, 2.7),
-    200,
-)  # of the curve, in inches: 8 pt print reads well from 700 to 1,180 pixels
+SIZE = 7.2, 2.7  # of the curve, in inches: 8 pt print reads well from 700 to 1,180 pixels
+DPI = 200
 LEFT, BOTTOM, WIDTH, HEIGHT = 0.085, 0.16, 0.91, 0.82  # of the curve's axes, as shares of it
 HOVER_RANKS = 150  # ranks with a card under the mouse: all of them, once zoomed in far enough
 ZONE_IMAGES, LISTED_QUERIES = 8, 100  # at most

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from analysis.ablations import Rows
 from analysis.ladder import compare_scorers, rate_ladder
-from analysis.preference_study import cluster_labels
 from analysis.scorers import holds_target
 from qure_lib.datasets.cirr import load_cirr
 from qure_lib.datasets.fashioniq import load_fashioniq
@@ -66,8 +65,7 @@ def labelled(queries: QuerySet, labels: Labels) -> tuple[QuerySet, Tensor]:
     fits = torch.zeros(len(kept), len(queries.corpus), dtype=torch.bool)
     for row, triplet in enumerate(kept):
         fits[row, queries.corpus.positions(sorted(labels[triplet.query_id] - {triplet.target}))] = 1
-    fewer = QuerySet(queries.name, kept, queries.corpus, queries.reference_paths)
-    return fewer, fits
+    return replace(queries, triplets=kept), fits
 
 
 def expected_in_batch(data: TrainingData) -> float:
@@ -315,8 +313,9 @@ def people_and_labels(
         counted: of `scorers.labelled_images`.
 
     Returns:
-        One row a question: more of, rows (that differ), agree (of them), estimate, low, high (%):
-        the wider of the intervals over participants and over queries, as in notebook 06.
+        One row a question: more of, rows (that differ), agree (of them), estimate, low, high (%)
+        and n_clusters: the wider of the intervals over participants and over queries, as in
+        notebook 06.
     """
     target = holds_target(judged)
     undecided = target[:, 0] == target[:, 1]
@@ -335,21 +334,16 @@ def people_and_labels(
             "rows": int(result.decides.sum()),
             "agree": int(result.agrees[result.decides].sum()),
         }
-        | rates.loc[name, ["estimate", "low", "high"]].to_dict()
+        | rates.loc[name, ["estimate", "low", "high", "n_clusters"]].to_dict()
         for name, result in results.items()
     )
 
 
-def agreement_less_half(judged: pd.DataFrame, counts: np.ndarray) -> Interval:
-    """How often people prefer the set with more, less 50 %, over the rows where the two differ."""
-    known = np.where(np.isnan(counts).any(axis=1, keepdims=True), 0, counts)
-    differs = known[:, 0] != known[:, 1]
-    right = (known[:, 0] > known[:, 1]) == (judged["preferred"] == 1)
-    values = 100 * right[differs].to_numpy() - 50.0
-    each = [
-        bootstrap_ci(values, clusters=labels[differs]) for labels in cluster_labels(judged).values()
-    ]
-    return max(each, key=lambda interval: interval.high - interval.low)
+def agreement_less_half(people: pd.DataFrame, scorer: str) -> Interval:
+    """How often people prefer the set with more, less 50 %, by a row of `people_and_labels`."""
+    row = people.set_index("more of").loc[scorer]
+    ends = (float(row[end]) - 50 for end in ("estimate", "low", "high"))
+    return Interval(*ends, int(row["rows"]), int(row["n_clusters"]))
 
 
 def choose_query(models: Mapping[str, Retriever], queries: QuerySet, relevance: Tensor) -> int:
@@ -381,9 +375,7 @@ def top_ten(
         ("target", "false negative" or "below").
     """
     fits, target = as_good(queries, relevance)[query], int(queries.target_positions[query])
-    one = QuerySet(
-        queries.name, queries.triplets[query : query + 1], queries.corpus, queries.reference_paths
-    )
+    one = replace(queries, triplets=queries.triplets[query : query + 1])
     rows = []
     for name, model in models.items():
         embedded = model.embed_queries(one), model.embed_corpus(queries.corpus)

