@@ -17,7 +17,6 @@ from qure_lib.datasets.fashioniq import CATEGORIES, find_categories, load_fashio
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.datasets.queries import Triplet
 from qure_lib.files import read_json
-from qure_lib.reporting.tables import read_published
 
 ABOUT_IMAGES = """\
 Images are not fetched: they belong to the shops that took them. In use are: downloading what
@@ -26,7 +25,7 @@ authors, and asking for one of the copies that pass around. Put them in images/{
 image_data/{category}/{id}.jpg or resized_image/{id}.jpg; mixtures are read too. The attributes
 (titles and tags) are not fetched either: their licence is unclear."""
 PUBLISHED = Path(__file__).parents[1] / "reports" / "published" / "fashioniq_counts.csv"
-KNOWN = read_published(PUBLISHED).to_dict() | read_known("fashioniq")
+KNOWN = pd.read_csv(PUBLISHED, index_col=0).iloc[:, 0].to_dict() | read_known("fashioniq")
 
 
 def integrity_report(root: str | Path) -> pd.DataFrame:

@@ -16,12 +16,12 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
+from report.folder import read_notes
 from tqdm import tqdm
 from traitlets.config import Config
 
 from qure_lib.files import replacing
 from qure_lib.manifest import PACKAGES
-from qure_lib.reporting.reports import read_notes
 
 # The page of an executed notebook: opens without a network, code and logs folded.
 PAGE = Path(__file__).with_name("executed.html.j2")

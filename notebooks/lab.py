@@ -19,10 +19,10 @@ from typing import Any
 
 import nbformat
 from jupyterlab.labapp import LabApp
+from report.folder import note_path, read_notes
 from run import HERE, Job, plan
 
 from qure_lib.files import file_sha256, read_json, replacing, write_json
-from qure_lib.reporting.reports import note_path, read_notes
 
 START = "00_start_here.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qure_lib.reporting.reports import note_path, read_notes
+from report.folder import note_path, read_notes
 
 
 @contextmanager

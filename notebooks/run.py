@@ -31,10 +31,10 @@ import torch
 import yaml
 from execution import execute, refuse_missing_kernel
 from outputs import replacing_outputs
+from report.page import build_index
 from tqdm import tqdm
 
 from qure_lib.manifest import git_commit
-from qure_lib.reporting.page import build_index
 
 HERE = Path(__file__).resolve().parent
 

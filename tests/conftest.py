@@ -8,10 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
 from data_prep import synthfashion
+from qure_lib.reporting import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def style():
+    """The house style of figures, which are closed afterwards."""
+    figures.use_house_style()
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

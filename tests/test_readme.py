@@ -8,13 +8,13 @@ import pytest
 import torch
 from analysis import ablations
 from grids import NEGATIVES
+from report.tables import read_published
 from shared import TINY
 
 from qure_lib.method import encoders, losses, strategies
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.model import QuReModel
-from qure_lib.reporting.tables import read_published
 
 
 def run(source: str, **names) -> dict:

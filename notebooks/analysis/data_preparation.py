@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from report import tables
 from torch import Tensor
 
 from qure_lib.datasets.queries import QuerySet, Triplet
-from qure_lib.reporting import figures, method_figures, tables
+from qure_lib.reporting import figures, method_figures
 
 MOST = 8  # false negatives a query that the figure tells apart
 

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from report.tables import interval_text
 from torch import Tensor
 
 from analysis.ablations import Rows
@@ -36,7 +37,6 @@ from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus
 from qure_lib.reporting import figures
 from qure_lib.reporting.method_figures import plot_image, plot_query
 from qure_lib.reporting.names import plain_name
-from qure_lib.reporting.tables import interval_text
 from qure_lib.train.training_data import TrainingData
 
 CANDIDATES = {"ref_image_name": str, "target_image_name": str, "top_k_names": list}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from report.folder import Reports
 from torch import Tensor
 
 from qure_lib.datasets.image_files import read_image
@@ -25,7 +26,6 @@ from qure_lib.method.config import MiningConfig
 from qure_lib.method.drops import CURVES, find_steepest_drops
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import Ranking, rank_corpus
-from qure_lib.reporting.reports import Reports
 from qure_lib.train.training_data import TrainingData
 
 # Group -> how many queries of all categories, and the rule that chooses them.

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from report import claims, tables
+from report.claims import Claim
+from report.folder import Reports
 
 from qure_lib.method.config import TrainConfig
-from qure_lib.reporting import claims, tables
-from qure_lib.reporting.claims import Claim
-from qure_lib.reporting.reports import Reports
 
 FILES = {
     "Table 1": "table1_hpfiq_counts",

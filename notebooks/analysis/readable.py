@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from IPython.display import HTML, display
-
-from qure_lib.reporting.tables import in_words
+from report.tables import in_words
 
 ONE_LINE = 32  # characters
 

@@ -15,6 +15,8 @@ import pandas as pd
 from grids import CORE, OPEN_QUESTIONS, Grid
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report.claims import Claim, direction
+from report.tables import interval_text
 
 from analysis import ablations
 from analysis.ablations import Rows
@@ -32,9 +34,7 @@ from qure_lib.evaluation.statistics import Interval
 from qure_lib.files import read_json
 from qure_lib.method.drops import CURVES
 from qure_lib.reporting import figures
-from qure_lib.reporting.claims import Claim, direction
 from qure_lib.reporting.names import plain_name
-from qure_lib.reporting.tables import interval_text
 
 ALIKE = 0.8, 1.25  # gap ratios between these count as alike at both ends
 SIDES = {"wider at the bottom": 0, "alike": 1, "wider at the top": 2}  # in the map's order

@@ -1,4 +1,4 @@
-"""Figures: one style, one exporter, and functions that draw a frame on axes and return the axes."""
+"""Figures: one style, and functions that draw a frame on axes and return the axes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.category import StrCategoryFormatter
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .names import BLUE, find_look, plain_name
-from .reports import Reports
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
 LINES = ("-", "--", "-.", ":", (0, (6, 1)))
@@ -39,47 +36,6 @@ _HOUSE_STYLE |= {
 def use_house_style() -> None:
     """Set the fonts, sizes and lines of every figure: 8 pt text, thin axes, legible in print."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_HOUSE_STYLE)
-
-
-def save_figure(
-    figure: Figure, name: str, data: pd.DataFrame, caption: str, reports: Reports
-) -> None:
-    """Write a figure as PDF and 300-dpi PNG, its data as CSV, and a JSON note for the index.
-
-    The files hold no time stamps and no versions, so a re-run writes the same bytes.
-
-    Args:
-        figure: every axes has both labels, holds an image, or is turned off.
-        name, caption: see `Reports.write_note`.
-        data: the numbers that the figure draws.
-
-    Raises:
-        ValueError: an unlabelled axes, an empty `data`, or a name that is no plain file name.
-    """
-    for ax in figure.axes:
-        _refuse_unlabelled(ax, name)
-    if data.empty:
-        raise ValueError(f"figure {name}: no data; pass the frame that the figure draws")
-    stem = reports.write_note("figure", name, caption)
-    figure.savefig(stem.with_suffix(".png"), dpi=300, metadata={"Software": None})
-    undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-    figure.savefig(stem.with_suffix(".pdf"), metadata=undated)
-    data.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _refuse_unlabelled(ax: Axes, figure: str) -> None:
-    """Refuse axes without a label or ticks that are words, on it or on one that shares its axis."""
-    if not (ax.axison and ax.get_visible()) or ax.images:
-        return
-    for name, shared in (("x", ax.get_shared_x_axes()), ("y", ax.get_shared_y_axes())):
-        axes = [getattr(sibling, f"{name}axis") for sibling in shared.get_siblings(ax)]
-        ticks = [axis.get_major_formatter() for axis in axes]
-        words = any(isinstance(tick, StrCategoryFormatter | FuncFormatter) for tick in ticks)
-        if not words and not any(axis.get_label_text().strip() for axis in axes):
-            raise ValueError(
-                f"figure {figure}: axes {ax.get_title() or ax.get_position().bounds} has no "
-                f"{name} label; say what it shows and in which unit with ax.set_{name}label"
-            )
 
 
 def plot_epochs(

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from report.tables import read_published
 
 from data_prep import fashioniq as script
 from data_prep.fashioniq import annotation_counts, count_shared_images, integrity_report
 from data_prep.real_data import check
 from qure_lib.datasets.fashioniq import CATEGORIES, load_fashioniq
 from qure_lib.datasets.loading import SPLITS, real_annotations
-from qure_lib.reporting.tables import read_published
 
 FAULTS = [
     *("repeated_ids", "dangling_ids", "duplicate_pairs", "target_is_reference"),

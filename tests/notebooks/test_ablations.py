@@ -10,6 +10,8 @@ import study
 from analysis import ablations
 from analysis.ablations import Rows
 from grids import CORE, NEGATIVES, PARTS
+from report.claims import read_claims, save_claim
+from report.folder import Reports
 
 from qure_lib.evaluation.statistics import (
     Interval,
@@ -18,9 +20,7 @@ from qure_lib.evaluation.statistics import (
     paired_bootstrap,
 )
 from qure_lib.files import write_json
-from qure_lib.reporting.claims import read_claims, save_claim
 from qure_lib.reporting.names import find_look, plain_name
-from qure_lib.reporting.reports import Reports
 
 SEEDS = range(2000, 2005)
 QUERIES = [f"{category}/val/{i}" for category in ("dress", "shirt") for i in range(10)]

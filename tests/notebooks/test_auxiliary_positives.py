@@ -14,12 +14,12 @@ from analysis.ablations import Rows, measure_interval
 from drawn_queries import draw_query_set
 from grids import OPEN_QUESTIONS
 from matplotlib.collections import PathCollection
+from report.claims import read_claims, save_claim
+from report.folder import Reports
 
 from data_prep import preferences
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting.claims import read_claims, save_claim
 from qure_lib.reporting.names import find_look, plain_name
-from qure_lib.reporting.reports import Reports
 from qure_lib.train.training_data import TrainingData
 
 SEEDS = (2000, 2001)

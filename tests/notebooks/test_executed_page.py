@@ -6,8 +6,7 @@ import execution
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-from qure_lib.reporting.reports import Reports
+from report.folder import Reports
 
 
 def stream(lines: int):

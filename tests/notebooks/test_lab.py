@@ -9,8 +9,7 @@ from pathlib import Path
 import lab
 import nbformat
 import pytest
-
-from qure_lib.reporting.reports import Reports
+from report.folder import Reports
 
 PARAMETERS = """data_root = "../data"  # data
 reports_dir = "../reports"  # figures

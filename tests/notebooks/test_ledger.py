@@ -13,13 +13,13 @@ from analysis import ledger
 from analysis.ablations import Rows
 from grids import GRIDS, NEGATIVES
 from PIL import Image
+from report.claims import read_claims
+from report.folder import Reports
 
 from qure_lib.datasets.preprocessing import image_transform
 from qure_lib.evaluation import __main__ as evaluation
 from qure_lib.evaluation.statistics import paired_bootstrap
-from qure_lib.reporting.claims import read_claims
 from qure_lib.reporting.names import plain_name
-from qure_lib.reporting.reports import Reports
 from qure_lib.train import __main__ as training
 
 QUERIES = [f"{category}/val/{i}" for category in ("dress", "shirt") for i in range(10)]

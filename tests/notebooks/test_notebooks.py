@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from browser import BROWSER, Page, tab
-
-from qure_lib.reporting.reports import FORMATS
+from report.folder import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -2,8 +2,7 @@
 
 import pytest
 from outputs import replacing_outputs
-
-from qure_lib.reporting.reports import Reports
+from report.folder import Reports
 
 
 def add_table(reports, name, content="a|<b>,1.5\n"):

@@ -15,10 +15,10 @@ from analysis import page_explorer
 from analysis.page_explorer import CURVES, GROUPS, WINDOWS, ZONES
 from drawn_queries import QUERIES, DrawnEmbedder, draw_query_set
 from PIL import Image
+from report.folder import Reports, read_notes
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
-from qure_lib.reporting.reports import Reports, read_notes
 from qure_lib.train.training_data import TrainingData
 
 CONFIG = MiningConfig(temperature=0.07)

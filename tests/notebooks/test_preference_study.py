@@ -7,8 +7,7 @@ import pytest
 import scipy.stats
 from analysis import preference_study
 from analysis.preference_study import binomial_interval, queries_to_separate
-
-from qure_lib.reporting.tables import compare_with_published, summarise_counts
+from report.tables import compare_with_published, summarise_counts
 
 
 def judge(rows: str) -> pd.DataFrame:

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis import later_results, published_tables
-
-from qure_lib.reporting.reports import Reports
+from report.folder import Reports
 
 CIRR_QUERIES = 4148
 

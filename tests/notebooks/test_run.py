@@ -17,15 +17,16 @@ PARAMETERS = (
 )
 SAVE = """from pathlib import Path
 import pandas as pd
-from qure_lib.reporting.reports import Reports
-from qure_lib.reporting.tables import save_table
+from report.folder import Reports
+from report.tables import save_table
 reports = Reports(Path(reports_dir), "01_first")
 save_table(pd.DataFrame({"epochs": [epochs]}), "table1", "Epochs. As given.", reports)"""
 
 
 @pytest.fixture
-def start(tmp_path, capsys):
+def start(tmp_path, capsys, root, monkeypatch):
     """Run with a profile; returns the exit status and what was printed."""
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'notebooks'}")  # kernels import `report` from there
 
     def start(*arguments: str, profile: str = "{}"):
         profiles = tmp_path / "notebooks" / "profiles"

@@ -16,13 +16,13 @@ from analysis import ablations, score_families, score_shapes
 from analysis.score_families import BOTTOM, DRAWN, FAMILIES, SPREAD, TEMPERATURE, TOP, draw_family
 from analysis.score_shapes import TRIED, YOURS
 from grids import CORE, OPEN_QUESTIONS
+from report.claims import read_claims, save_claim
+from report.folder import Reports
 
 from qure_lib import hard_negatives
 from qure_lib.evaluation.statistics import Interval, bootstrap_ci
 from qure_lib.files import write_json
-from qure_lib.reporting.claims import read_claims, save_claim
 from qure_lib.reporting.names import find_look, plain_name
-from qure_lib.reporting.reports import Reports
 
 SHIPPED = "reports/shipped/diagnoses"
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from analysis import start
+from report.folder import Reports
 
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, TrainConfig
-from qure_lib.reporting.reports import Reports
 from qure_lib.train.loop import train
 from qure_lib.train.training_data import load_training_data
 

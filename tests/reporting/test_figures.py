@@ -1,29 +1,17 @@
-"""Figures: the exporter's promises, and that each plot draws what its frame says."""
-
-import json
+"""Figures: each plot draws what its frame says."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
-from PIL import Image
 
 from qure_lib.reporting import figures
 from qure_lib.reporting.names import BLUE, Look, find_look
-from qure_lib.reporting.reports import Reports
 
 pytestmark = pytest.mark.usefixtures("style")
-DATA = pd.DataFrame({"rank": [0, 1, 2], "score": [0.9, 0.5, 0.1]})
 CURVE = pd.DataFrame({"epoch": [0, 1], "mean": 0.5, "low": 0.4, "high": 0.6, "label": "dress"})
-
-
-@pytest.fixture
-def folder(reports):
-    """Where figures go."""
-    return reports.root / "figures"
 
 
 def outline(marker):
@@ -40,62 +28,6 @@ def marks_of(ax):
         for m in marks
         for row in m.get_offsets()[:, 1]
     }
-
-
-def score_figure():
-    figure, ax = plt.subplots(figsize=(figures.COLUMN_WIDTH, 2))
-    ax.plot(DATA["rank"], DATA["score"])
-    ax.set(xlabel="Rank (0 = best)", ylabel="Relevance score (cosine)")
-    return figure
-
-
-def test_a_saved_figure_is_pdf_png_csv_and_note(reports, folder):
-    figures.save_figure(score_figure(), "fig7_score_curve", DATA, "Two drops. Fig. 7.", reports)
-    written = {path.suffix for path in folder.iterdir()}
-    assert written == {".pdf", ".png", ".csv", ".json"}
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "fig7_score_curve.csv"), DATA)
-    note = json.loads((folder / "fig7_score_curve.json").read_text())
-    assert note["kind"] == "figure" and note["notebook"] == "03_hard_negatives"
-    assert note["title"] == "Two drops" and note["caption"] == "Two drops. Fig. 7."
-    with Image.open(folder / "fig7_score_curve.png") as image:
-        assert image.width == round(300 * figures.COLUMN_WIDTH)
-
-
-def test_a_rerun_writes_the_same_bytes(tmp_path):
-    contents = []
-    for run in ("first", "second"):
-        reports = Reports(tmp_path / run, "03_hard_negatives")
-        figures.save_figure(score_figure(), "fig7_score_curve", DATA, "Two drops.", reports)
-        contents.append({p.name: p.read_bytes() for p in (reports.root / "figures").iterdir()})
-    assert contents[0] == contents[1]
-
-
-def test_an_unlabelled_axes_is_refused_by_name(reports, folder):
-    figure, (left, right) = plt.subplots(1, 2)
-    left.set(xlabel="Rank (0 = best)", ylabel="Relevance score (cosine)")
-    right.set(xlabel="Rank (0 = best)", title="after warm-up")
-    with pytest.raises(ValueError, match="after warm-up has no y label"):
-        figures.save_figure(figure, "fig7", DATA, "c", reports)
-    assert not folder.exists()
-
-
-def test_a_label_may_be_shared_named_by_ticks_or_needless(reports, folder):
-    figure, axes = plt.subplots(2, 2, sharey="row")
-    axes[0, 0].set(xlabel="Rank (0 = best)", ylabel="Relevance score (cosine)")
-    axes[0, 1].set(xlabel="Rank (0 = best)")
-    axes[1, 0].imshow(np.zeros((2, 2)))
-    axes[1, 1].set_axis_off()
-    figures.save_figure(figure, "fig7", DATA, "c", reports)
-    figure, ax = plt.subplots()
-    frame = pd.DataFrame({"label": ["QuRe"], "estimate": [1.0], "low": [0.5], "high": [2.0]})
-    figures.plot_intervals(ax, frame).set_xlabel("Recall@10 (%)")
-    figures.save_figure(figure, "fig8", DATA, "c", reports)
-    assert {path.stem for path in folder.iterdir()} == {"fig7", "fig8"}
-
-
-def test_a_figure_without_data_is_refused(reports):
-    with pytest.raises(ValueError, match="figure fig7: no data"):
-        figures.save_figure(score_figure(), "fig7", DATA[:0], "c", reports)
 
 
 def test_rows_of_two_kinds_have_a_colour_each_and_a_name_in_the_legend():

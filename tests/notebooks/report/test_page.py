@@ -15,13 +15,12 @@ import pandas as pd
 import pytest
 import run
 from PIL import Image
+from report.claims import JUDGED, Claim, read_claims, save_claim
+from report.folder import Reports, save_figure
+from report.page import build_index
+from report.tables import compare_with_published, save_table
 
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting.claims import JUDGED, Claim, read_claims, save_claim
-from qure_lib.reporting.figures import save_figure
-from qure_lib.reporting.page import build_index
-from qure_lib.reporting.reports import Reports
-from qure_lib.reporting.tables import compare_with_published, save_table
 
 ATTACK = """</script><script>alert(1)</script><img src=x onerror="alert(2)"> & 'this' {{ 7 * 7 }}"""
 
@@ -362,7 +361,7 @@ def test_what_captions_and_names_hold_stays_text(reports):
 
 
 def test_the_script_puts_nothing_into_the_page_as_html():
-    folder = Path(__file__).parents[2] / "qure_lib" / "reporting"
+    folder = Path(__file__).parents[3] / "notebooks" / "report"
     script = (folder / "page.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
     assert 'startsWith("data:image/")' in script

@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from report import tables
 
 from qure_lib.evaluation import circo, cirr, fashioniq
 from qure_lib.evaluation.statistics import paired_bootstrap
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining_report import MiningReport
-from qure_lib.reporting import tables
 
 
 def ranks() -> pd.DataFrame:

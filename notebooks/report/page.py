@@ -17,7 +17,7 @@ from PIL import Image
 from qure_lib.files import replacing
 
 from .claims import read_claims
-from .reports import FORMATS, note_path, read_notes
+from .folder import FORMATS, note_path, read_notes
 from .tables import SHOWN_COLUMNS, in_words
 
 HERE = Path(__file__).parent

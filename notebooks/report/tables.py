@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from qure_lib.evaluation.statistics import LEAST_P
+from qure_lib.reporting.names import plain_name
 
-from .names import plain_name
-from .reports import Reports
+from .folder import Reports
 
 SHOWN_COLUMNS = 7  # of a table on the page; the rest is behind "all columns"
 # Column or code -> words, the unit's factor, and place ("verdict", "more"; "each": a unit a row).

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from report import claims, tables
+from report.claims import DRAWN, JUDGED, Claim
 
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting import claims, tables
-from qure_lib.reporting.claims import DRAWN, JUDGED, Claim
 
 TOP_K = Claim("fig4_top_k", "Recall@10 less recall@10.", "SynthFashion", seeds=5)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from qure_lib.evaluation.statistics import Interval
 
-from .reports import Reports
+from .folder import Reports
 from .tables import interval_text
 
 DRAWN, JUDGED = "on drawn data", "on real judgements"
@@ -85,7 +85,9 @@ def _write_claim(claim: Claim, verdict: str, interval: str, n: int, reports: Rep
     """Write a claim's note; return its verdict."""
     if claim.name not in read_claims():
         known = [*read_claims()]
-        raise ValueError(f"no claim {claim.name!r}; there are {known} in reporting/claims.csv")
+        raise ValueError(
+            f"no claim {claim.name!r}; there are {known} in notebooks/report/claims.csv"
+        )
     about: dict[str, Any] = {"verdict": verdict, "interval": interval, "on": claim.on}
     about |= {"n": f"{n:,} {claim.unit}", "seeds": claim.seeds or "-", "caveat": claim.caveat}
     reports.write_note("claim", claim.name, claim.measure, **about)
