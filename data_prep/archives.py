@@ -15,8 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from data_prep.download import answered_instead
+
 BLOCK = 2**20  # bytes read at a time; a longer header is refused
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by first bytes
+OTHERS = {  # by first bytes
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+}
+SPANNED = b"PK\7\x08"  # how the first of several zip files begins
+PART = r"\.(z?\d{2,3}|part\d*|a[a-z])$"  # names of parts: .z01, .001, .part2, .aa
 DAMAGE = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 DAMAGE += (
     RuntimeError,
@@ -43,9 +52,10 @@ def unpack(archive: str | Path, folder: str | Path, bounds: Bounds | None = None
         The archive's top files and folders, as they now lie in the folder.
 
     Raises:
-        ValueError: the archive is missing, damaged, protected by a password or beyond the bounds;
-            it holds a link, a device, a path that leaves the folder, or a name twice; or the
-            folder already has one of its names. Nothing is then left in the folder.
+        ValueError: the archive is missing, damaged, of another kind, one part of a split archive,
+            protected by a password or beyond the bounds; it holds a link, a device, a path that
+            leaves the folder, or a name twice; or the folder already has one of its names. Nothing
+            is then left in the folder.
     """
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
@@ -57,8 +67,35 @@ def unpack(archive: str | Path, folder: str | Path, bounds: Bounds | None = None
             members = _zip_members(archive) if is_zip else _tar_members(archive)
             _write(members, archive, Path(scratch), bounds or Bounds())
         except DAMAGE as error:
-            raise ValueError(f"{archive} cannot be unpacked ({error}); get it again") from error
+            raise ValueError(f"{archive} {_explain(archive, error)}") from error
         return _move(Path(scratch), folder, archive)
+
+
+def _explain(archive: Path, error: Exception) -> str:
+    """What a file is that cannot be unpacked, and what to do."""
+    with open(archive, "rb") as stream:
+        start = stream.read(8)
+    if not start:
+        return "is empty; get it again"
+    if instead := answered_instead(archive):
+        return f"is {instead}, not an archive; get the file itself"
+    if kind := next((kind for magic, kind in OTHERS.items() if start.startswith(magic)), ""):
+        return f"is {kind}; unpack it with a program for that kind (zip and tar are unpacked here)"
+    if re.search(PART, archive.name.lower()) or start.startswith(SPANNED) or _has_disks(archive):
+        return (
+            "is one part of a split archive; join all parts by `zip -s 0`, or `cat`, and try that"
+        )
+    if start.startswith(b"PK") and not zipfile.is_zipfile(archive):
+        return "is a zip file without its end; get it again, or join it with its other parts"
+    return f"cannot be unpacked ({error}); get it again"
+
+
+def _has_disks(archive: Path) -> bool:
+    """Whether a zip file's last record says that it is the last of several files."""
+    with open(archive, "rb") as stream:
+        stream.seek(max(0, archive.stat().st_size - 2**16 - 22))  # a comment may follow the record
+        _, mark, record = stream.read().rpartition(b"PK\5\6")
+    return bool(mark) and record[:2] not in (b"\0\0", b"\xff\xff")
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:

@@ -29,6 +29,18 @@ class Source:
         return self.largest if self.size is None else self.size
 
 
+def answered_instead(path: str | Path) -> str:
+    """What a server sent in the place of a file: "a web page", "a Git LFS pointer", or "" if not.
+
+    A pointer is what a repository's page gives for a file that Git LFS keeps elsewhere.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page"
+    return "a Git LFS pointer" if start.startswith(b"version https://git-lfs") else ""
+
+
 def is_right(source: Source, path: Path) -> bool:
     """Whether a file exists and has the known size and checksum."""
     if not path.is_file() or path.stat().st_size != source.size:

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from data_prep.download import answered_instead
 from qure_lib.datasets.image_files import FORMATS
 
 HARMLESS = "is "  # how a note begins: the image is read as the release reads it
@@ -37,7 +38,8 @@ def look_at(path: str) -> str:
     except FileNotFoundError:
         return "missing"
     except UnidentifiedImageError:
-        return _name_content(path)
+        instead = answered_instead(path)
+        return f"{instead}, not an image" if instead else "not an image"
     except Image.DecompressionBombError:
         return "absurdly large"
     except Exception as error:  # decoders raise errors of any type on damaged files
@@ -48,13 +50,6 @@ def look_at(path: str) -> str:
     if image.mode in CLIPPED:
         notes.append(f"{CLIPPED[image.mode]}, clipped to 0-255 (what is above becomes white)")
     return f"{HARMLESS}{' and '.join(notes)}" if notes else ""
-
-
-def _name_content(path: str) -> str:
-    with open(path, "rb") as stream:
-        start = stream.read(512).lstrip().lower()
-    page = start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
-    return "a web page, not an image" if page else "not an image"
 
 
 def look_at_all(

@@ -132,7 +132,8 @@ def test_a_truncated_archive_leaves_nothing(tmp_path, kind):
     noise = random.Random(0).randbytes(50_000)
     archive = make(kind, tmp_path / "archive", {"a.png": noise, "b.png": noise[::-1]})
     archive.write_bytes(archive.read_bytes()[:60_000])
-    refused(archive, tmp_path / "folder", "cannot be unpacked .*get it again")
+    message = "zip file without its end" if kind == "zip" else "cannot be unpacked .*get it again"
+    refused(archive, tmp_path / "folder", message)
 
 
 def test_a_tar_cut_between_two_files_is_refused(tmp_path):
@@ -151,10 +152,69 @@ def test_a_changed_byte_is_noticed(tmp_path, kind):
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
-    (tmp_path / "page.zip").write_text("<html>not here</html>")
-    refused(tmp_path / "page.zip", tmp_path / "folder", "cannot be unpacked")
+    (tmp_path / "noise.zip").write_bytes(random.Random(2).randbytes(1000))
+    refused(tmp_path / "noise.zip", tmp_path / "folder", "cannot be unpacked .*get it again")
     with pytest.raises(ValueError, match=r"gone\.zip is missing"):
         unpack(tmp_path / "gone.zip", tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<html>not here</html>", "is a web page, not an archive"),
+        (b'\xef\xbb\xbf\r\n<!DOCTYPE html PUBLIC "">', "is a web page"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+        (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(40), "is a 7z archive"),
+        (b"Rar!\x1a\x07\x01\0" + bytes(40), "is a RAR archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(40), "is a Zstandard file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_another_kind_of_file_is_named(tmp_path, content, message, name):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, tmp_path / "folder", message)
+
+
+def in_parts(path, raw, names):
+    """Cut a file into as many parts as there are names; the paths of the parts."""
+    size = len(raw) // len(names) + 1
+    for number, name in enumerate(names):
+        (path / name).write_bytes(raw[number * size : (number + 1) * size])
+    return [path / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("zip", ["a.zip.001", "a.zip.002", "a.zip.003"]),
+        ("gz", ["a.tar.gz.aa", "a.tar.gz.ab"]),
+        ("tar", ["a.tar.part1", "a.tar.part2"]),
+    ],
+)
+def test_a_part_of_a_split_archive_is_named_and_the_parts_joined_are_unpacked(
+    tmp_path, kind, names
+):
+    files = {f"{i}.png": random.Random(i).randbytes(9_000) for i in range(5)}
+    raw = make(kind, tmp_path / "whole", files).read_bytes()
+    parts = in_parts(tmp_path, raw, names)
+    for part in parts:
+        refused(part, tmp_path / "folder", "one part of a split archive; join all parts")
+    (tmp_path / "joined").write_bytes(b"".join(part.read_bytes() for part in parts))
+    unpack(tmp_path / "joined", tmp_path / "out")
+    assert below(tmp_path / "out") == files
+
+
+def test_the_first_and_the_last_zip_file_of_several_are_named(tmp_path):
+    raw = make_zip(
+        tmp_path / "whole.zip", {"a.png": random.Random(3).randbytes(9_000)}
+    ).read_bytes()
+    (tmp_path / "first.zip").write_bytes(b"PK\7\x08" + raw[:5_000])
+    at = raw.rindex(b"PK\5\6") + 4  # the number of this file, and of that with the directory
+    (tmp_path / "last.zip").write_bytes(raw[5_000:at] + b"\1\0\1\0" + raw[at + 4 :])
+    for name in ("first.zip", "last.zip"):
+        refused(tmp_path / name, tmp_path / "folder", "one part of a split archive")
 
 
 def test_a_name_twice_is_refused(tmp_path):

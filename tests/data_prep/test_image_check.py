@@ -62,6 +62,8 @@ def test_any_mode_is_fine(tmp_path, mode):
         (b"", "empty (0 bytes)"),
         (b"<!DOCTYPE html><html>", "a web page, not an image"),
         (b"\n <html>gone", "a web page, not an image"),
+        (b"\xef\xbb\xbf<html>gone", "a web page, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not an image"),
         (b"no image at all", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (b"\xff\xd8\xff\xe0 then nothing", "truncated or damaged (Truncated File Read)"),
