@@ -218,7 +218,7 @@ def summarise_labelled(
         found = {c: bootstrap_ci(values, counts / sizes) for c, values in columns.items()}
         row = {c: interval_text(i.estimate, i.low, i.high) for c, i in found.items()}
         others = found["others in top 10"]
-        row["others in top 10"] = f"{others.estimate:.2f} [{others.low:.2f}, {others.high:.2f}]"
+        row["others in top 10"] = interval_text(others.estimate, others.low, others.high, ".2f")
         rows.append({"category": name} | row | {"queries": int(counts.sum())})
     return pd.DataFrame(rows)
 
@@ -298,7 +298,7 @@ def summarise_picks(picks: pd.DataFrame) -> pd.DataFrame:
     for name, rows in picks.groupby("strategy", sort=False):
         found, count = bootstrap_ci(rows["share"]), rows["picks"].median()
         line = {"strategy": plain_name(name), "picks a query": f"{count:.0f}" if count else "-"}
-        text = f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        text = interval_text(found.estimate, found.low, found.high, ".2f")
         lines.append(line | {"of them fit (%)": text, "queries": found.n})
     return pd.DataFrame(lines)
 

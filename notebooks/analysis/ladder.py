@@ -69,9 +69,9 @@ def rate_ladder(judged: pd.DataFrame, results: Mapping[str, Preference], seed: i
 def _wider(
     bootstrap: Callable[..., Interval], clusters: Sequence[np.ndarray], seed: int, *values: object
 ) -> Interval:
-    """The widest of the intervals that resample either kind of cluster."""
+    """The widest of the intervals that resample either kind of cluster; one unknown is widest."""
     each = [bootstrap(*values, clusters=labels, seed=seed) for labels in clusters]
-    return max(each, key=lambda interval: interval.high - interval.low)
+    return max(each, key=lambda interval: np.nan_to_num(interval.high - interval.low, nan=np.inf))
 
 
 def one_sided_rates(ladder: pd.DataFrame, over: str) -> pd.DataFrame:
@@ -243,7 +243,7 @@ def paired_tests(
         a, b = results[first].agrees, results[second].agrees
         test = _wider(paired_bootstrap, clusters, seed, 100 * a, 100 * b)
         row = {"scorer": first, "against": second, "discordant (%)": 100 * np.mean(a != b)}
-        adjusted = min(1, len(pairs) * test.p_value)
+        adjusted = min(len(pairs) * test.p_value, 1)  # NaN stays NaN
         verdict = direction(test) if adjusted < 0.05 else "within noise"
         tests.append(row | asdict(test) | {"p, all pairs": adjusted, "scorer is": verdict})
     return pd.DataFrame(tests).rename(columns={"estimate": "difference"})

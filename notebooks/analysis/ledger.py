@@ -15,6 +15,7 @@ from grids import GRIDS
 from matplotlib.axes import Axes
 from report.claims import Claim, direction, save_claim
 from report.folder import Reports
+from report.tables import interval_text
 
 from qure_lib.datasets.image_files import FORMATS, read_image
 from qure_lib.datasets.preprocessing import image_transform
@@ -146,7 +147,7 @@ def name_change(row: object) -> str:
 
 def effect_text(row: object) -> str:
     """Write a difference with its interval: "+1.2 [-0.3, +2.6]"."""
-    return f"{row.estimate:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+    return interval_text(row.estimate, row.low, row.high, "+.1f")
 
 
 def tabulate(measured: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def read_claims() -> dict[str, dict[str, str]]:
 
 
 def direction(difference: Interval) -> str:
-    """Judge a difference: "better" or "worse" if its interval leaves out 0, else "within noise"."""
+    """Judge a difference: "better" or "worse" by an interval without 0, else "within noise"."""
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "within noise"

@@ -121,9 +121,10 @@ def results_table(
     return pd.DataFrame(rows)
 
 
-def interval_text(estimate: float, low: float, high: float) -> str:
-    """Write an estimate and its interval with one decimal: "46.8 [44.6, 49.0]"."""
-    return f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+def interval_text(estimate: float, low: float, high: float, form: str = ".1f") -> str:
+    """Write an estimate and its interval, "46.8 [44.6, 49.0]", or "46.8 (no interval)"."""
+    interval = "(no interval)" if np.isnan(low) else f"[{low:{form}}, {high:{form}}]"
+    return f"{estimate:{form}} {interval}"
 
 
 def read_published(path: str | Path, method: str | None = None, **where: str) -> pd.Series:
@@ -162,7 +163,7 @@ def compare_with_published(
 
     "reproduced": the published number lies in the interval, at the published two decimals.
     "differs": it does not. "not comparable": another data set or protocol, so only the direction of
-    a claim can be judged. "not published": there is no such number.
+    a claim can be judged; or no interval. "not published": there is no such number.
 
     Args:
         summary: measure, estimate, low, high, n; a count has low = high = estimate. Other columns
@@ -176,9 +177,8 @@ def compare_with_published(
     known = pd.to_numeric(published.reindex(summary["measure"])).to_numpy()
     low, high = (summary[column].astype(float).round(2) for column in ("low", "high"))
     inside = np.where((low <= known) & (known <= high), "reproduced", "differs")
-    verdict = np.where(
-        np.isnan(known), "not published", inside if same_protocol else "not comparable"
-    )
+    judged = np.where(low.notna() & same_protocol, inside, "not comparable")
+    verdict = np.where(np.isnan(known), "not published", judged)
     compared = summary[["measure", "estimate", "low", "high", "n"]].assign(
         published=known,
         difference=summary["estimate"].to_numpy() - known if same_protocol else np.nan,

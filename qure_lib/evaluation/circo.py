@@ -1,6 +1,5 @@
 """CIRCO's protocol: mAP@k over all ground truths."""
 
-import math
 from argparse import Namespace
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from qure_lib.method.ranking import DEFAULT_MEMORY
 from . import protocol, target_ranks
 from .metrics import average_precision_at_k, recall_at_k
 from .ranking_files import RankingFile, Rankings
-from .statistics import Interval, bootstrap_ci
+from .statistics import bootstrap_ci
 
 CIRCO_KS = (5, 10, 25, 50)  # cut-offs of its AP@k
 
@@ -83,18 +82,12 @@ def summarise_circo(per_query: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_circo_details(per_query: pd.DataFrame) -> pd.DataFrame:
-    """CIRCO's other measures in per cent: r5, ... of the target, map10_{aspect}.
-
-    An aspect of a single query has no interval (NaN).
-    """
+    """CIRCO's other measures in per cent: r5, ... of the target, map10_{aspect}."""
     ks = [k for k in CIRCO_KS if f"ap{k}" in per_query]
     hits = {k: 100 * recall_at_k(per_query["rank"], k) for k in ks}
     measures = {(f"r{k}", f"Recall@{k}"): bootstrap_ci(hit) for k, hit in hits.items()}
     for aspect, group in per_query.explode("aspects").dropna().groupby("aspects"):
-        values = 100 * group["ap10"].to_numpy()
-        alone = Interval(values[0], math.nan, math.nan, 1, 1)
-        interval = bootstrap_ci(values) if len(values) > 1 else alone
-        measures[f"map10_{aspect}", f"mAP@10 {aspect}"] = interval
+        measures[f"map10_{aspect}", f"mAP@10 {aspect}"] = bootstrap_ci(100 * group["ap10"])
     return protocol.summary(measures)
 
 

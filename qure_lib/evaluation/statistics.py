@@ -4,6 +4,7 @@ Queries that share a cluster (a participant, a pair of images) are resampled tog
 results are not independent.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ Clusters = ArrayLike | Sequence[ArrayLike] | None
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval, in the unit of the values."""
+    """An estimate and its 95 % interval, in the unit of the values.
+
+    With a single cluster there is nothing to resample: the bounds are then NaN, not the estimate.
+    """
 
     estimate: float
     low: float
@@ -30,7 +34,7 @@ class Interval:
 class PairedDifference(Interval):
     """The difference of two means over the same queries, with a two-sided bootstrap p-value."""
 
-    p_value: float
+    p_value: float  # NaN where the interval is
 
 
 def bootstrap_ci(
@@ -54,21 +58,19 @@ def bootstrap_ci(
         n_resamples, seed: how many samples NumPy's generator draws, and its seed.
 
     Raises:
-        ValueError: no values, NaN, lengths that differ, negative or no weights, or fewer than two
-            clusters with a weight above zero.
+        ValueError: no values, NaN, lengths that differ, or negative or no weights.
 
     Example:
         >>> bootstrap_ci([1, 1, 0, 1], clusters=["ann", "ann", "bob", "cy"]).n_clusters
         3
     """
     values, weights = _check_values(values, weights)
-    counted = weights > 0
-    codes = _cluster_codes(clusters, [counted])
+    codes, n = _cluster_codes(clusters, len(values)), int((weights > 0).sum())
+    estimate, n_clusters = float(np.average(values, weights=weights)), _scarcest(codes, weights)
+    if n_clusters < 2:
+        return Interval(estimate, math.nan, math.nan, n, n_clusters)
     sums = _resampled_sums(np.stack([weights * values, weights]), codes, n_resamples, seed)
-    bounds = _percentiles(_ratio(*sums))
-    n_clusters = min(len(np.unique(code[counted])) for code in codes)
-    estimate = float(np.average(values, weights=weights))
-    return Interval(estimate, *bounds, int(counted.sum()), n_clusters)
+    return Interval(estimate, *_percentiles(_ratio(*sums)), n, n_clusters)
 
 
 def paired_bootstrap(
@@ -94,15 +96,17 @@ def paired_bootstrap(
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} results; a paired test needs the same queries")
     (a, weights_a), (b, weights_b) = map(_check_values, (a, b), weights or (None, None))
-    codes = _cluster_codes(clusters, [weights_a > 0, weights_b > 0])
+    codes = _cluster_codes(clusters, len(a))
+    estimate = float(np.average(a, weights=weights_a) - np.average(b, weights=weights_b))
+    n_clusters = _scarcest(codes, weights_a, weights_b)
+    if n_clusters < 2:
+        return PairedDifference(estimate, math.nan, math.nan, len(a), n_clusters, math.nan)
     rows = np.stack([weights_a * a, weights_a, weights_b * b, weights_b])
     sums = _resampled_sums(rows, codes, n_resamples=2000, seed=seed)
     differences = _ratio(*sums[:2]) - _ratio(*sums[2:])
     differences = differences[~np.isnan(differences)]
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     p_value = float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
-    estimate = float(np.average(a, weights=weights_a) - np.average(b, weights=weights_b))
-    n_clusters = min(len(np.unique(code)) for code in codes)
     return PairedDifference(estimate, *_percentiles(differences), len(a), n_clusters, p_value)
 
 
@@ -110,15 +114,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for being several (Holm 1979): the k-th smallest of m times m - k + 1.
 
     Returns:
-        Corrected p-values in the given order, at most 1, none below that of a smaller one.
+        Corrected p-values in the given order, at most 1, none below that of a smaller one. NaN, a
+        test that could not be made, stays NaN and is not counted.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    order, m = np.argsort(p), np.count_nonzero(~np.isnan(p))  # NaN comes last
+    stepped = np.maximum.accumulate(p[order] * np.arange(m, m - len(p), -1))
     corrected = np.empty_like(p)
     corrected[order] = stepped.clip(max=1)
     return corrected.tolist()
@@ -136,18 +141,20 @@ def _check_values(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndar
     return values, weights
 
 
-def _cluster_codes(clusters: Clusters, counted: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One or two (Q,) integer codes; each of the (Q,) masks must count two clusters at least."""
-    n = len(counted[0])
+def _cluster_codes(clusters: Clusters, n: int) -> list[np.ndarray]:
+    """One or two (n,) integer codes."""
     clusters = np.arange(n) if clusters is None else clusters  # each query on its own
     two_way = isinstance(clusters, list | tuple) and np.ndim(clusters[0]) == 1
     ways = list(clusters) if two_way else [clusters]
     codes = [np.unique(np.asarray(way), return_inverse=True)[1] for way in ways]
     if len(codes) > 2 or any(code.shape != (n,) for code in codes):
         raise ValueError(f"clusters must be one or two label arrays with one label for each of {n}")
-    if any(np.ptp(code[mask]) == 0 for code in codes for mask in counted):
-        raise ValueError("an interval needs results that count in at least two clusters")
     return codes
+
+
+def _scarcest(codes: list[np.ndarray], *weights: np.ndarray) -> int:
+    """The fewest clusters, of either kind, that hold any (Q,) weights above zero."""
+    return min(len(np.unique(code[each > 0])) for code in codes for each in weights)
 
 
 def _resampled_sums(

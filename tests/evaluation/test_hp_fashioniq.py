@@ -93,5 +93,6 @@ def test_preference_rates_resample_participants():
 def test_a_rate_that_rests_on_one_participant_has_no_interval():
     per_query = pd.DataFrame({"agrees": [1.0, 0, 1, 0], "one_sided": [True, True, False, False]})
     per_query = per_query.assign(preferred=1, participant=list("aabb"))
-    with pytest.raises(ValueError, match="at least two clusters"):
-        summarise_preference(per_query)
+    summary = summarise_preference(per_query).set_index("measure")
+    assert summary["estimate"].tolist() == [50, 50, 100]
+    assert summary["low"].isna().tolist() == [True, False, False]  # a alone is one-sided

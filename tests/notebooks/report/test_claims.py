@@ -1,6 +1,7 @@
 """Claims of the paper: one rule for each verdict, and a note of each measurement."""
 
 import json
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -29,6 +30,12 @@ def test_claims_are_measured_by_notebooks_that_are_there_or_say_what_they_need(r
 )
 def test_a_direction_needs_an_interval_without_zero(low, high, verdict):
     assert claims.direction(Interval((low + high) / 2, low, high, 10, 10)) == verdict
+
+
+def test_without_an_interval_a_difference_is_within_noise(reports):
+    unknown = Interval(3.0, math.nan, math.nan, 1, 1)
+    assert claims.save_claim(TOP_K, unknown, reports) == "within noise"
+    assert note_of(reports, TOP_K.name)["interval"] == "3.0 (no interval)"
 
 
 @pytest.mark.parametrize("data", [DRAWN, JUDGED])

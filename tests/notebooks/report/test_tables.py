@@ -44,6 +44,20 @@ def test_the_verdict_follows_one_rule(published, same_protocol, verdict):
     assert compared["verdict"].tolist() == [verdict]
 
 
+def test_without_an_interval_nothing_is_reproduced_and_nothing_differs():
+    alone = summary(low=np.nan, high=np.nan)
+    compared = tables.compare_with_published(alone, pd.Series({"avg_r10": 52.0}), True)
+    assert compared["verdict"].tolist() == ["not comparable"]
+
+
+def test_an_unknown_interval_is_said_in_words():
+    ranks = pd.DataFrame({"category": ["dress", "shirt"], "rank": [3, 60]})
+    (row,) = tables.results_table({"a": ranks}, fashioniq.summarise_recall).to_dict("records")
+    assert row["dress_r10"] == "100.0 (no interval)" and row["avg_r10"].startswith("50.0 [")
+    assert tables.interval_text(1.234, np.nan, np.nan, "+.2f") == "+1.23 (no interval)"
+    assert tables.interval_text(1.234, -0.5, 2, "+.1f") == "+1.2 [-0.5, +2.0]"
+
+
 def test_a_published_number_is_compared_at_its_own_two_decimals():
     interval = summary(low=50.0, high=53.9951)
     compared = tables.compare_with_published(interval, pd.Series({"avg_r10": 54.0}), True)
