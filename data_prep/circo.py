@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
 from qure_lib.datasets.circo import CIRCO_FOLDERS, coco_list, find_circo_images, load_circo
+from qure_lib.files import run_command
 
 ABOUT_IMAGES = """\
 COCO's list of its unlabeled images and the images are not fetched, since no checksum of them is
@@ -53,4 +54,4 @@ DATA = RealData(
 )
 
 if __name__ == "__main__":
-    main(DATA, __doc__)
+    run_command(main, DATA, __doc__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
 from qure_lib.datasets.cirr import find_cirr_images, load_cirr
-from qure_lib.files import read_json
+from qure_lib.files import read_json, run_command
 
 ABOUT_IMAGES = """\
 Images are not fetched: they are NLVR2's, which are given out on request for research. Fill in the
@@ -66,4 +66,4 @@ DATA = RealData(
 )
 
 if __name__ == "__main__":
-    main(DATA, __doc__)
+    run_command(main, DATA, __doc__)

@@ -16,7 +16,7 @@ from data_prep.real_data import RealData, main, read_known
 from qure_lib.datasets.fashioniq import CATEGORIES, find_categories, load_fashioniq, read_triplets
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.datasets.queries import Triplet
-from qure_lib.files import read_json
+from qure_lib.files import read_json, run_command
 
 ABOUT_IMAGES = """\
 Images are not fetched: they belong to the shops that took them. In use are: downloading what
@@ -115,7 +115,7 @@ def count_addresses(root: Path) -> dict[str, int]:
     for category in CATEGORIES:
         path = root / "image_url" / f"asin2url.{category}.txt"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
             counts[f"{category}_addresses"] = len({line.partition(" ")[0] for line in lines})
     return counts
 
@@ -138,4 +138,4 @@ DATA = RealData(
 )
 
 if __name__ == "__main__":
-    main(DATA, __doc__)
+    run_command(main, DATA, __doc__)

@@ -12,6 +12,7 @@ from data_prep.real_data import RealData, main, read_known
 from qure_lib.datasets.fashioniq import list_fashioniq_images, load_fashioniq
 from qure_lib.datasets.hp_fashioniq import load_hp_fashioniq, scored_images
 from qure_lib.datasets.image_files import find_by_id
+from qure_lib.files import run_command
 
 ABOUT_IMAGES = """\
 Its images are FashionIQ's val images; `python -m data_prep.fashioniq --help` says how people get
@@ -84,4 +85,4 @@ DATA = RealData(
 )
 
 if __name__ == "__main__":
-    main(DATA, __doc__)
+    run_command(main, DATA, __doc__)

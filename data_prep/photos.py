@@ -34,7 +34,7 @@ from qure_lib.datasets.fashioniq import load_fashioniq
 from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.features.model_folder import save_model
-from qure_lib.files import file_sha256, replacing
+from qure_lib.files import file_sha256, replacing, run_command
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.model import QuReModel
 from qure_lib.train.loop import set_seed
@@ -137,7 +137,7 @@ def read_table(root: Path) -> list[dict[str, str]]:
     table = Path(root, "images.csv")
     if not table.is_file():
         raise ValueError(f"{table} is missing. {TO_GET}")
-    with open(table, encoding="utf-8", newline="") as stream:
+    with open(table, encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         rows, columns = list(reader), reader.fieldnames or []
     if len(set(columns)) < len(columns):
@@ -361,4 +361,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -30,7 +30,7 @@ from qure_lib.datasets.image_files import read_image
 from qure_lib.datasets.preprocessing import image_transform
 from qure_lib.features.model_folder import save_model
 from qure_lib.features.tokenizer import as_bert_tokenizer, tokenize
-from qure_lib.files import file_sha256, read_json, replacing
+from qure_lib.files import file_sha256, read_json, replacing, run_command
 from qure_lib.manifest import run_manifest
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.losses import info_nce_loss
@@ -274,4 +274,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

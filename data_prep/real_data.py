@@ -178,7 +178,8 @@ def check(
     problems += _check_counts(data, root, {p.file for p in problems})
     if images:
         problems += _check_images(data, root)
-    with replacing(report or root / "check.csv") as path, open(path, "w", newline="") as stream:
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with replacing(report or root / "check.csv") as path, open(path, "w", **text) as stream:
         csv.writer(stream, lineterminator="\n").writerows([Problem._fields, *problems])
     return problems
 

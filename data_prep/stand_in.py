@@ -24,7 +24,7 @@ from qure_lib.datasets.fashioniq import load_fashioniq
 from qure_lib.datasets.hp_fashioniq import HP_KEYS, load_hp_fashioniq
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.evaluation.registry import PROTOCOLS
-from qure_lib.files import read_json, replacing
+from qure_lib.files import read_json, replacing, run_command
 
 MANIFEST = "STAND_IN.json"
 SHAPES = {  # layout on disk -> width and height in pixels, of a third of the images each
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -39,7 +39,7 @@ from data_prep.catalogue import (
 from data_prep.garments import PIXELS, Garment, draw_garment
 from data_prep.preferences import simulate_preferences
 from data_prep.views import circo_like, cirr_like
-from qure_lib.files import file_sha256, replacing
+from qure_lib.files import file_sha256, replacing, run_command
 
 VERSION = "1.0"  # of garments, words and pixels; part of their seed
 LAYOUT = "1.1"  # of the files; one of another layout is made again, with the same pixels
@@ -244,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,7 +18,7 @@ import pandas as pd
 from data_prep import synthfashion
 from data_prep.catalogue import WORLDS
 from qure_lib.features.retriever import Retriever
-from qure_lib.files import replacing
+from qure_lib.files import replacing, run_command
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.train.loop import define_hard_negatives, set_seed, train
 from qure_lib.train.training_data import TrainingData, load_training_data
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,7 +22,7 @@ from jupyterlab.labapp import LabApp
 from report.folder import note_path, read_notes
 from run import HERE, Job, plan
 
-from qure_lib.files import file_sha256, read_json, replacing, write_json
+from qure_lib.files import file_sha256, read_json, replacing, run_command, write_json
 
 START = "00_start_here.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -137,4 +137,4 @@ def _copy_notes(reports: Path, own: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

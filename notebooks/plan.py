@@ -26,6 +26,7 @@ from qure_lib.datasets.hp_fashioniq import load_hp_fashioniq, load_set_scores
 from qure_lib.datasets.loading import real_annotations
 from qure_lib.evaluation.registry import PROTOCOLS
 from qure_lib.features.reading import RESERVED
+from qure_lib.files import run_command
 from qure_lib.method.config import ModelConfig, TrainConfig
 from qure_lib.method.model import QuReModel
 
@@ -271,7 +272,7 @@ def read_rates(path: Path) -> Rates:
 
     A card that cannot hold FashionIQ's features writes no row ON_CARD; all other rows are needed.
     """
-    with (ROOT / path).open(newline="", encoding="utf-8", errors="replace") as file:
+    with (ROOT / path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = list(csv.DictReader(file))
     values, remedy = {}, "delete the file, or run `make bench` on your card"
     for what in BY_HAND:
@@ -418,4 +419,4 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

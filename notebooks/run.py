@@ -34,6 +34,7 @@ from outputs import replacing_outputs
 from report.page import build_index
 from tqdm import tqdm
 
+from qure_lib.files import run_command
 from qure_lib.manifest import git_commit
 
 HERE = Path(__file__).resolve().parent
@@ -298,4 +299,4 @@ def exit_with_parent() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")  # for the kernels' bars
-    sys.exit(main())
+    run_command(main)

@@ -34,7 +34,7 @@ from run import exit_with_parent
 from tqdm import tqdm
 
 from qure_lib.features.retriever import Retriever
-from qure_lib.files import replacing, write_json
+from qure_lib.files import replacing, run_command, write_json
 from qure_lib.manifest import run_manifest
 from qure_lib.method.config import TrainConfig
 from qure_lib.train.loop import train
@@ -230,7 +230,7 @@ def _set_up_process(*inputs: Any) -> None:
     global _experiment
     exit_with_parent()
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     _experiment = Experiment(*inputs)
 
 
@@ -287,4 +287,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qure_lib.datasets.queries import QuerySet
-from qure_lib.files import replacing, write_json
+from qure_lib.files import replacing, run_command, write_json
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.drops import CURVES
 from qure_lib.method.mining import take_sets
@@ -391,4 +391,4 @@ def _plot_scores(ax: Any, reports: Reports) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

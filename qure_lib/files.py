@@ -1,16 +1,17 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and text that is read and printed in any encoding."""
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -44,17 +45,17 @@ def file_sha256(path: str | Path) -> str:
 
 
 def read_json(path: Path, kind: type = list) -> Any:
-    """Parse a JSON file whose top level is of type `kind`.
+    """Parse a JSON file, in UTF-8 or with a byte-order mark, whose top level is of type `kind`.
 
     Raises:
-        ValueError: missing, truncated, not UTF-8, nested too deep, an object that has a key twice,
-            or another type at the top level.
+        ValueError: missing, truncated, in another encoding, nested too deep, an object that has a
+            key twice, or another type at the top level.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is missing; check the folder (`make data` draws SynthFashion)")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct_keys)
+        content = json.loads(path.read_bytes(), object_pairs_hook=_distinct_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): truncated? Get it again.") from error
     if not isinstance(content, kind):
@@ -83,3 +84,13 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value)
+
+
+def run_command(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Call a command's `main` and exit with the status that it returns.
+
+    Characters that stdout's encoding lacks are printed as escapes, as they are on stderr.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(main(*arguments))

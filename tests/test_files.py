@@ -1,11 +1,15 @@
 """Files and folders replaced whole or not at all, and JSON that is read with care."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import ROOT
 
 from qure_lib.files import file_sha256, read_json, replacing, write_json
 
@@ -76,6 +80,12 @@ def test_json_holds_dataclasses_numpy_scalars_and_paths(tmp_path):
     assert read_json(tmp_path / "file.json", dict) == expected
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_json_of_windows_tools_is_read(tmp_path, encoding):
+    (tmp_path / "file.json").write_bytes('["größe", "żółw"]'.encode(encoding))
+    assert read_json(tmp_path / "file.json") == ["größe", "żółw"]
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
@@ -83,6 +93,8 @@ def test_json_holds_dataclasses_numpy_scalars_and_paths(tmp_path):
         (b"", list, "not valid JSON .*truncated"),
         (b"[1, 2", list, "not valid JSON .*truncated"),
         (b'["\xff"]', list, "not valid JSON"),
+        (b"\xef\xbb\xbf", list, "not valid JSON"),
+        ('["gr\u00f6\u00dfe"]'.encode("cp1252"), list, "not valid JSON"),
         (b"[" * 100_000, list, "not valid JSON"),
         (b"[" + b"9" * 5000 + b"]", list, "not valid JSON"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', dict, "the key 'c' is there twice"),
@@ -97,3 +109,28 @@ def test_json_that_cannot_be_used_is_refused_by_name(tmp_path, content, kind, me
     with pytest.raises(ValueError, match=message) as error:
         read_json(path, kind)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", rb"gr\xf6\xdfe \u017c\U0001f600 \udcff"),
+        ("cp1252", b"gr\xf6\xdfe " + rb"\u017c\U0001f600 \udcff"),
+        ("utf-8", "größe ż😀 ".encode() + rb"\udcff"),  # of a file name that is not UTF-8
+    ],
+)
+def test_a_command_prints_what_the_console_lacks_as_escapes(encoding, printed):
+    code = "from qure_lib.files import run_command\n"
+    code += r"run_command(lambda word: print(word) or 3, 'gr\xf6\xdfe \u017c\U0001f600 \udcff')"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (3, printed, b"")
+
+
+def test_every_command_is_run_so():
+    folders = ("qure_lib", "data_prep", "notebooks")
+    texts = {p: p.read_text() for name in folders for p in sorted((ROOT / name).rglob("*.py"))}
+    found = {p: text.partition('if __name__ == "__main__":')[2] for p, text in texts.items()}
+    commands = {p.name: block for p, block in found.items() if block}
+    assert len(commands) > 10 and {"run.py", "plan.py", "diagnose.py", "cirr.py"} <= set(commands)
+    assert [name for name, block in commands.items() if "run_command(main" not in block] == []

@@ -1,9 +1,9 @@
 """Score a model, its saved embeddings, or a ranking file by a published protocol.
 
 Prints one JSON object: the protocol, n queries, the number of images ranked, and each metric in per
-cent with its 95 % bootstrap interval and its number of queries. Errors go to stderr, with exit
-status 2. --embeddings and --submission need the annotations alone; the help of a subcommand has
-their formats.
+cent with its 95 % bootstrap interval (null where a single query or participant counts) and its
+number of queries. Errors go to stderr, with exit status 2. --embeddings and --submission need the
+annotations alone; the help of a subcommand has their formats.
 """
 
 import json
@@ -20,7 +20,7 @@ from qure_lib.datasets.queries import QuerySet
 from qure_lib.features.corpus_on_disk import CorpusOnDisk
 from qure_lib.features.retriever import Embedder, Retriever
 from qure_lib.features.saved_embeddings import SavedEmbeddings
-from qure_lib.files import replacing
+from qure_lib.files import replacing, run_command
 
 from .protocol import SOURCES, Command, Protocol
 from .registry import PROTOCOLS
@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{COMMAND} {protocol.name}: error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False))
+    if alone := [words for words, ends in result.get("intervals", {}).items() if None in ends]:
+        reason = "no interval, since a single query or participant counts"
+        print(f"{COMMAND} {protocol.name}: {reason}: {', '.join(alone)}", file=sys.stderr)
+    print(json.dumps(result, indent=2, allow_nan=False))
     return 0
 
 
@@ -148,4 +151,4 @@ def _as_json(summary: pd.DataFrame) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

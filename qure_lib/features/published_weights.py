@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qure_lib.files import read_json
+from qure_lib.files import read_json, run_command
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.model import QuReModel
 
@@ -308,4 +308,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

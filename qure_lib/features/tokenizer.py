@@ -60,7 +60,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         if path.suffix == ".json":
             vocabulary = Tokenizer.from_file(str(path)).get_vocab()
         else:
-            tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
             vocabulary = {token: i for i, token in enumerate(tokens)}
     except Exception as error:  # `tokenizers` raises bare exceptions
         raise ValueError(f"{path} is not a vocabulary ({error}); get it again") from error

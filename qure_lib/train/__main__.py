@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from qure_lib import processes
 from qure_lib.features.retriever import Retriever
+from qure_lib.files import run_command
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES
 from qure_lib.method.strategies import STRATEGIES, check_strategy
@@ -89,4 +90,4 @@ def _add_settings(group: Any, kind: type) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -4,7 +4,10 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -259,6 +262,23 @@ def test_the_commands_say_what_was_done_and_what_is_left_to_do(small, tmp_path, 
     assert stopped.value.code == 1 and len(rows(report)) == 12
     with pytest.raises(SystemExit, match="not a web address"):
         real_data.main(data, "about", ["fetch", str(tmp_path / "new"), "--home", "here"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        ({"PYTHONIOENCODING": "cp1252"}, "zdjęcia"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"zdj\udcc4\udc99cia"),
+    ],
+)
+def test_a_folder_that_the_console_cannot_print_is_checked(root, tmp_path, settings, folder):
+    (tmp_path / "zdjęcia").mkdir()
+    command = [sys.executable, "-m", "data_prep.cirr", "check", tmp_path / "zdjęcia"]
+    done = subprocess.run(command, cwd=root, env=os.environ | settings, capture_output=True)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert b"CIRR at" in done.stdout and b"Every row" in done.stdout
+    with open(tmp_path / "zdjęcia/check.csv", encoding="utf-8", newline="") as stream:
+        assert f"/{folder}/captions/cap.rc2.val.json" in stream.read()
 
 
 @each

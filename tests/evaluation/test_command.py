@@ -249,6 +249,67 @@ def test_submissions_score_as_their_model_does(command, sets, retriever, folders
     assert found["images"] == whole["images"] == len(queries.corpus)
 
 
+def cut_to_one(folder, out, name):
+    """Annotations with one query a file, or one participant, and how many queries are left."""
+    paths = [folder] if folder.is_file() else folder.rglob("*.json")
+    for path in paths:
+        parts = () if folder.is_file() else path.relative_to(folder).parts
+        content = json.loads(path.read_text())
+        if name == "hp-fashioniq":
+            content = dict([next(iter(content.items()))])
+        elif isinstance(content, list) and parts[0] in ("captions", "annotations"):
+            content = content[:1]
+        copied = out.joinpath(*parts or ["hpfiq.json"])
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_text(json.dumps(content))
+    if name == "hp-fashioniq":
+        return [str(row) for row in range(len(load_hp_fashioniq(out / "hpfiq.json")))]
+    load = {"fashioniq": load_fashioniq, "cirr": load_cirr, "circo": load_circo}[name]
+    sets = load(out, "val", images=False)
+    sets = sets if isinstance(sets, dict) else {"": sets}
+    return [t.query_id for queries in sets.values() for t in queries.triplets]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_query_has_a_result_without_an_interval(folders, saved, tmp_path, capsys, name):
+    kept = cut_to_one(folders[0][name], tmp_path / "data", name)
+    arrays = dict(np.load(saved[name]))
+    rows = np.isin(arrays["query_ids"], kept)
+    arrays |= {key: arrays[key][rows] for key in ("queries", "query_ids")}
+    np.savez(tmp_path / "one.npz", **arrays)
+    words = [name, "--embeddings", tmp_path / "one.npz", "--annotations", tmp_path / "data"]
+    assert main([str(word) for word in words]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["n"] == len(kept) and None not in result["metrics"].values()
+    alone = [metric for metric, ends in result["intervals"].items() if ends == [None, None]]
+    averages = {"Recall@10 average", "Recall@50 average", "Avg"} & result["metrics"].keys()
+    assert set(alone) == result["metrics"].keys() - averages  # of three categories
+    assert f"no interval, since a single query or participant counts: {alone[0]}" in printed.err
+
+
+def test_a_name_that_a_console_lacks_is_printed_as_json_escapes(tmp_path, capsys):
+    write_category(tmp_path, "größe 😀")
+    words = ["--submission", tmp_path / "file.json", "--annotations", tmp_path]
+    assert main(["fashioniq", *map(str, words)]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii() and json.loads(out)["metrics"]["Recall@10 größe 😀"] == 100
+
+
+def write_category(root, name):
+    """One category of 51 images and two queries, and a ranking file that begins with the target."""
+    ids = [f"image-{number}" for number in range(51)]
+    entries = [{"candidate": ids[n], "target": ids[5], "captions": ["a", "b"]} for n in range(2)]
+    ranked = [ids[5], *(i for i in ids if i != ids[5])]
+    for path, content in {
+        f"captions/cap.{name}.val.json": entries,
+        f"image_splits/split.{name}.val.json": ids,
+        "file.json": {name: {"0": ranked, "1": ranked}},
+    }.items():
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text(json.dumps(content), encoding="utf-8-sig")
+
+
 def as_test_split(folder, name):
     """Rename a view's val to the test split, its answers taken away."""
     renamed = {"cirr": ("rc2.val", "rc2.test1"), "circo": ("val", "test")}[name]
