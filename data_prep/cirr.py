@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_prep.real_data import RealData, main, read_known
 from qure_lib.datasets.cirr import find_cirr_images, load_cirr
+from qure_lib.datasets.loading import check_entries
 from qure_lib.files import read_json, run_command
 
 ABOUT_IMAGES = """\
@@ -32,8 +33,10 @@ def count_images(root: Path) -> dict[str, int]:
 
 def count_unlisted_targets(root: Path) -> dict[str, int]:
     """Val queries whose target is missing from their own `target_soft`."""
-    entries = read_json(root / "captions" / "cap.rc2.val.json")
-    missing = [e for e in entries if e.get("target_hard") not in e.get("target_soft", {})]
+    path = root / "captions" / "cap.rc2.val.json"
+    kinds = {"target_hard": str, "target_soft": dict}
+    entries = check_entries(path, read_json(path), kinds)
+    missing = [entry for _, entry in entries if entry["target_hard"] not in entry["target_soft"]]
     return {"val_targets_not_in_target_soft": len(missing)}
 
 

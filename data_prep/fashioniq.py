@@ -13,10 +13,16 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.real_data import RealData, main, read_known
-from qure_lib.datasets.fashioniq import CATEGORIES, find_categories, load_fashioniq, read_triplets
+from qure_lib.datasets.fashioniq import (
+    CATEGORIES,
+    find_categories,
+    load_fashioniq,
+    read_ids,
+    read_triplets,
+)
 from qure_lib.datasets.loading import SPLITS
 from qure_lib.datasets.queries import Triplet
-from qure_lib.files import read_json, run_command
+from qure_lib.files import run_command
 
 ABOUT_IMAGES = """\
 Images are not fetched: they belong to the shops that took them. In use are: downloading what
@@ -42,7 +48,7 @@ def integrity_report(root: str | Path) -> pd.DataFrame:
     """
     root = Path(root)
     listed = {
-        (c, s): read_json(root / "image_splits" / f"split.{c}.{s}.json")
+        (c, s): read_ids(root / "image_splits" / f"split.{c}.{s}.json")
         for c in find_categories(root)
         for s in SPLITS
     }
@@ -74,7 +80,7 @@ def count_shared_images(root: str | Path) -> pd.DataFrame:
     rows = []
     for split in SPLITS:
         ids = {
-            c: set(read_json(Path(root, "image_splits", f"split.{c}.{split}.json")))
+            c: set(read_ids(Path(root, "image_splits", f"split.{c}.{split}.json")))
             for c in find_categories(root)
         }
         rows += [(split, a, b, len(ids[a] & ids[b])) for a, b in combinations(ids, 2)]

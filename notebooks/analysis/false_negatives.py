@@ -19,7 +19,12 @@ from analysis.ladder import compare_scorers, rate_ladder
 from analysis.scorers import holds_target
 from qure_lib.datasets.cirr import load_cirr
 from qure_lib.datasets.fashioniq import load_fashioniq
-from qure_lib.datasets.loading import check_choice, check_entries, real_annotations
+from qure_lib.datasets.loading import (
+    check_choice,
+    check_entries,
+    distinct_strings,
+    real_annotations,
+)
 from qure_lib.datasets.queries import QuerySet
 from qure_lib.datasets.soft import Labels, load_soft_labels
 from qure_lib.evaluation.cirr import read_cirr
@@ -150,7 +155,10 @@ def read_candidates(path: str | Path, queries: QuerySet) -> Rankings:
         ValueError: the file is missing or broken, or is not about these queries.
     """
     entries = check_entries(Path(path), read_json(Path(path)), CANDIDATES)
-    found = {(e["ref_image_name"], e["target_image_name"]): e["top_k_names"] for _, e in entries}
+    found = {}
+    for place, entry in entries:
+        pair = entry["ref_image_name"], entry["target_image_name"]
+        found[pair] = [*distinct_strings(entry, "top_k_names", str, place)]
     wanted = {t.query_id: (t.reference, t.target) for t in queries.triplets}
     if missing := [q for q, pair in wanted.items() if pair not in found]:
         raise ValueError(f"{path}: no ranking of {len(missing)} queries, the first {missing[0]}")

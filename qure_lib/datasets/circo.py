@@ -86,7 +86,7 @@ def find_circo_images(root: str | Path, instead: Sequence[str] = ()) -> FoundIma
     else:
         entries = loading.check_entries(path, read_json(path, dict).get("images"), kinds, kinds)
         names = {str(entry["id"]): entry["file_name"] for _, entry in entries}
-    return find_by_name(names, [Path(root, folder, "unlabeled2017") for folder in CIRCO_FOLDERS])
+    return find_by_name(names, root, [str(Path(f, "unlabeled2017")) for f in CIRCO_FOLDERS], path)
 
 
 def coco_list(root: str | Path) -> Path:

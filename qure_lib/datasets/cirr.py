@@ -67,7 +67,7 @@ def find_cirr_images(root: str | Path, split: str) -> FoundImages:
         if not isinstance(name, str):
             raise ValueError(f"{path}, {image_id!r}: {name!r} is no path; get it again")
     check_distinct(((f"{path}, {image_id!r}", name) for image_id, name in names.items()), "file")
-    return find_by_name(names, [Path(root, folder) for folder in CIRR_FOLDERS])
+    return find_by_name(names, root, CIRR_FOLDERS, path)
 
 
 def load_training_splits(

@@ -67,21 +67,21 @@ def _read_category(
     """The triplets of a category and the ids of its corpus."""
     list_file = root / "image_splits" / f"split.{category}.{split}.json"
     path = root / "captions" / f"cap.{category}.{split}.json"
-    listed, triplets = _read_ids(list_file), read_triplets(path, category, split)
+    listed, triplets = read_ids(list_file), read_triplets(path, category, split)
     loading.check_listed(triplets, path, listed, list_file.name)
     if corpus == "original":
-        return triplets, listed
+        return triplets, list(dict.fromkeys(listed))
     references = [t.reference for t in triplets] if corpus == "union" else []
     return triplets, list(dict.fromkeys([*references, *(t.target for t in triplets)]))
 
 
-def _read_ids(path: Path) -> list[str]:
-    """The distinct image ids of a split list: plain file names, since paths are made of them."""
+def read_ids(path: Path) -> list[str]:
+    """The image ids of a split list, some twice: plain file names, as paths are made of them."""
     ids = read_json(path)
     for row, name in enumerate(ids):
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
             raise ValueError(f"{path}, entry {row}: {name!r} is no image id; get the file again")
-    return list(dict.fromkeys(ids))
+    return ids
 
 
 def read_triplets(path: Path, category: str, split: str) -> tuple[Triplet, ...]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of two files of one image, the earlier
 FASHIONIQ_FOLDERS = ("images", "image_data", "resized_image")  # each, then the folders in it
+SHARED = os.path.join(os.pardir, "images", "")  # of drawn data, whose other layouts use them too
 # Suffix -> format. A file in another format is not read; its content decides, not its suffix. AVIF
 # is here because web shops send it under .jpg addresses, EPS is not because it is a program.
 FORMATS = {
@@ -44,18 +45,34 @@ def find_by_id(root: str | Path, files: Mapping[str, Path], ids: Iterable[str]) 
     return FoundImages(paths, frozenset(i for i in paths if i not in files), looked_in)
 
 
-def find_by_name(names: Mapping[str, str], folders: Sequence[str | Path]) -> FoundImages:
-    """Each named file (image id -> path below a folder) in the first of `folders` that has it."""
+def find_by_name(
+    names: Mapping[str, str], root: str | Path, folders: Sequence[str], listed: Path
+) -> FoundImages:
+    """Each file that the list `listed` names (image id -> path) in the first folder that has it.
+
+    Raises:
+        ValueError: a path leads out of root, below which the folders are, and not into SHARED.
+    """
     files_in = cache(lambda folder: frozenset(list_folder(folder)[0]))
     paths, missing = {}, set()
     for image_id, name in names.items():
-        places = [os.path.normpath(os.path.join(folder, name)) for folder in folders]
+        below = [os.path.normpath(os.path.join(folder, name)) for folder in folders]
+        places = [os.path.normpath(os.path.join(root, path)) for path in below if _is_inside(path)]
+        if not places:
+            raise ValueError(f"{listed}, {image_id!r}: {name!r} is outside {root}; correct it")
         split = ((place, *os.path.split(place)) for place in places)
         found = next((place for place, parent, file in split if file in files_in(parent)), None)
         paths[image_id] = Path(found or places[0])
         if found is None:
             missing.add(image_id)
-    return FoundImages(paths, frozenset(missing), f"below {', '.join(map(str, folders))}")
+    looked_in = f"below {', '.join(str(Path(root, folder)) for folder in folders)}"
+    return FoundImages(paths, frozenset(missing), looked_in)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a normalised path leads below the folder that it starts in, or into SHARED."""
+    outside = os.path.isabs(path) or path.split(os.sep)[0] == os.pardir
+    return "\0" not in path and (not outside or path.startswith(SHARED))
 
 
 def list_folder(folder: str) -> tuple[list[str], list[str]]:

@@ -34,10 +34,13 @@ def check_entries(
         distinct: the keys whose values must differ between entries.
 
     Raises:
-        ValueError: it is no list, or an entry is not as it must be; the message names it.
+        ValueError: it is no list, or an empty one, or an entry is not as it must be; the message
+            names it.
     """
     if not isinstance(entries, list):
         raise ValueError(f"{path}: needs a list of entries, not a {type(entries).__name__}")
+    if not entries:
+        raise ValueError(f"{path} holds an empty list: no query, or no image; get the file again")
     placed = [(f"{path}, entry {row}", entry) for row, entry in enumerate(entries)]
     for place, entry in placed:
         known = entry if isinstance(entry, dict) else {}

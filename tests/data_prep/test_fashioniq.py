@@ -81,6 +81,15 @@ def test_a_query_for_its_own_reference_is_loaded_counted_and_named(fashioniq):
     assert "duplicate_pairs is 0, known as 0" not in texts
 
 
+@pytest.mark.parametrize("image_id", [{}, ["a"], None, 7, "../a"])
+def test_an_id_that_is_no_plain_name_is_named(fashioniq, image_id):
+    path = fashioniq / "image_splits" / "split.dress.val.json"
+    path.write_text(json.dumps([image_id]))
+    for count in (integrity_report, count_shared_images):
+        with pytest.raises(ValueError, match=r"split\.dress\.val\.json, entry 0: .* no image id"):
+            count(fashioniq)
+
+
 def test_ids_in_two_categories_are_counted(fashioniq):
     write(listed(fashioniq, "toptee", "val"), ["shirt-val-a", "shirt-val-b", "x"])
     shared = count_shared_images(fashioniq).set_index(["split", "first", "second"])["shared"]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from data_prep import circo, cirr, download, fashioniq, hp_fashioniq, real_data
-from qure_lib.datasets.circo import load_circo
+from qure_lib.datasets.circo import find_circo_images
 from qure_lib.datasets.cirr import load_cirr
 from qure_lib.datasets.loading import real_annotations
 
@@ -168,7 +168,12 @@ def test_fetch_gets_all_annotations_and_only_what_is_not_right_already(small, tm
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "holds 0 queries, CIRR 3"), ("[{}]", "entry 0: needs"), ("[", "not valid JSON")],
+    [
+        (json.dumps(CAPTIONS[:2]), "holds 2 queries, CIRR 3"),
+        ("[]", "holds an empty list"),
+        ("[{}]", "entry 0: needs"),
+        ("[", "not valid JSON"),
+    ],
 )
 def test_without_a_checksum_a_file_is_loaded_and_counted(small, tmp_path, content, message):
     data, source, home, _ = small
@@ -296,13 +301,11 @@ def test_cocos_archives_go_where_they_are_read(tmp_path):
     (tmp_path / "zip/annotations/image_info_unlabeled2017.json").write_text(json.dumps(info))
     (tmp_path / "zip/unlabeled2017").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "zip/unlabeled2017/000000000001.jpg")
-    (tmp_path / "circo/annotations").mkdir(parents=True)
-    (tmp_path / "circo/annotations/val.json").write_text("[]")
     for folder in ("annotations", "unlabeled2017"):
         archive = shutil.make_archive(str(tmp_path / folder), "zip", tmp_path / "zip", folder)
         real_data.main(circo.DATA, "about", ["unpack", archive, str(tmp_path / "circo")])
-    corpus = load_circo(tmp_path / "circo").corpus
-    assert corpus.image_ids == ("1",) and corpus.paths[0].is_file()
+    found = find_circo_images(tmp_path / "circo")
+    assert list(found.paths) == ["1"] and found.paths["1"].is_file()
     assert circo.count_corpus(tmp_path / "circo") == {"corpus_images": 1}
 
 

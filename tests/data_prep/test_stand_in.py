@@ -127,11 +127,13 @@ def test_composed_queries_lead_through_each_group_of_six():
 
 def test_no_annotation_makes_a_file_elsewhere(tmp_path):
     names = {f"i{n}": f"../out/i{n}.png" for n in range(6)}
+    entry = {"pairid": 1, "reference": "i0", "target_hard": "i1", "caption": "x"}
+    entry |= {"img_set": {"members": [*names]}}
     for split in ("train", "val", "test1"):
         (tmp_path / "source/image_splits").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"source/image_splits/split.rc2.{split}.json").write_text(json.dumps(names))
         (tmp_path / "source/captions").mkdir(exist_ok=True)
-        (tmp_path / f"source/captions/cap.rc2.{split}.json").write_text("[]")
+        (tmp_path / f"source/captions/cap.rc2.{split}.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=r"outside their folder, '\.\./out/i0\.png'"):
         stand_in("cirr", tmp_path / "source", tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

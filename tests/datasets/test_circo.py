@@ -107,6 +107,10 @@ def test_a_query_id_that_comes_twice_is_refused(circo, edit):
         (lambda rows: {"images": [{"id": 0}]}, r"entry 0: needs \{'file_name': 'str'\}"),
         (lambda rows: {"images": [{"file_name": "x"}]}, r"entry 0: needs \{'id': 'int'\}"),
         (lambda rows: {"images": [None]}, r"entry 0: needs"),
+        (lambda rows: {"images": []}, "holds an empty list"),
+        (lambda rows: {"images": [rows[0] | {"id": [1]}]}, r"entry 0: needs \{'id': 'int'\}"),
+        (lambda rows: {"images": [rows[0] | {"file_name": "/etc/hostname"}]}, ".*'/etc/hostname'"),
+        (lambda rows: {"images": [rows[0] | {"file_name": "../../../../x"}]}, ".* is outside"),
         (lambda rows: {"images": None}, "needs a list of entries, not a NoneType"),
         (lambda rows: {}, "needs a list of entries, not a NoneType"),
         (lambda rows: rows, "expected a dict, found list"),
@@ -116,13 +120,20 @@ def test_a_query_id_that_comes_twice_is_refused(circo, edit):
 def test_a_broken_list_of_images_is_named(circo, write, change, message, images):
     rows = json.loads((circo / COCO).read_text())["images"]
     write(circo / COCO, change(rows))
-    with pytest.raises(ValueError, match=rf"image_info_unlabeled2017\.json[:,] {message}"):
+    with pytest.raises(ValueError, match=rf"image_info_unlabeled2017\.json[:,]? {message}"):
         load_circo(circo, images=images)
 
 
 def test_an_unknown_split_is_refused(circo):
     with pytest.raises(ValueError, match="split must be one of .*, not 'train'"):
         load_circo(circo, "train")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_file_without_queries_is_named(circo, write, split):
+    write(circo / "annotations" / f"{split}.json", [])
+    with pytest.raises(ValueError, match=rf"{split}\.json holds an empty list: no query"):
+        load_circo(circo, split, images=False)
 
 
 @pytest.mark.parametrize(("split", "queries"), [("val", 220), ("test", 800)])

@@ -101,6 +101,41 @@ def test_other_faults_are_named(cirr, write):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["/etc/hostname", "../..", "../../x.png", "../../imagesx/a.png", "a/../../../b", "\0.png"],
+)
+@pytest.mark.parametrize("images", [True, False])
+def test_the_split_list_names_no_file_outside_the_folder(cirr, write, name, images):
+    write(cirr / IMAGES, {i: f"./dev/{i}.png" for i in NAMES} | {"dev-2": name})
+    with pytest.raises(ValueError, match=r"split\.rc2\.val\.json, 'dev-2': .* is outside") as error:
+        load_cirr(cirr, images=images)
+    assert repr(name) in str(error.value)
+
+
+def test_names_may_point_anywhere_below_and_to_images_beside_the_folder(cirr, write, draw):
+    names = {i: f"./dev/{i}.png" for i in NAMES}
+    names |= {"dev-0": "../images/0.png", "dev-1": "dev/../dev/dev-1.png", "dev-2": "..2/a.png"}
+    draw(cirr.parent / "images/0.png")
+    draw(cirr / "..2/a.png")
+    write(cirr / IMAGES, names)
+    paths = load_cirr(cirr).corpus.paths[:3]
+    assert [p.resolve().relative_to(cirr.parent).as_posix() for p in paths] == [
+        "images/0.png", "cirr/dev/dev-1.png", "cirr/..2/a.png"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test1"])
+def test_a_file_without_queries_is_named(cirr, write, split):
+    for name in (CAPTIONS, IMAGES):
+        target = cirr / name.replace("val", split)
+        if not target.is_file():
+            shutil.copy(cirr / name, target)
+    write(cirr / CAPTIONS.replace("val", split), [])
+    with pytest.raises(ValueError, match=rf"cap\.rc2\.{split}\.json holds an empty list: no query"):
+        load_cirr(cirr, split, images=False)
+
+
+@pytest.mark.parametrize(
     ("pool", "ids"), [("released", NAMES), ("original", NAMES), ("targets", ["dev-1"])]
 )
 def test_training_ranks_the_pool_and_validation_the_whole_split(cirr, pool, ids):

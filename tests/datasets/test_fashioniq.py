@@ -98,6 +98,16 @@ def test_an_object_where_a_list_belongs_is_refused(fashioniq, write):
         load_fashioniq(fashioniq, "val")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_file_without_queries_is_named(fashioniq, write, split):
+    write(fashioniq / "captions" / f"cap.shirt.{split}.json", [])
+    for corpus in ("original", "union", "targets"):
+        with pytest.raises(ValueError, match=rf"cap\.shirt\.{split}\.json holds an empty list"):
+            load_fashioniq(fashioniq, split, corpus)
+    with pytest.raises(ValueError, match=rf"cap\.shirt\.{split}\.json holds an empty list"):
+        load_training_splits(fashioniq)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -127,7 +137,7 @@ def test_a_triplet_without_a_key_is_named_by_its_row(fashioniq, write):
         load_fashioniq(fashioniq, "val")
 
 
-@pytest.mark.parametrize("image_id", ["../../etc/passwd", "", 7, "a/b", "..", None])
+@pytest.mark.parametrize("image_id", ["../../etc/passwd", "", 7, "a/b", "..", None, {}, []])
 def test_an_id_that_is_no_plain_name_never_becomes_a_path(fashioniq, write, image_id):
     write(fashioniq / "image_splits" / "split.dress.val.json", ["dress-val-a", image_id])
     with pytest.raises(ValueError, match=r"split\.dress\.val\.json, entry 1: .* no image id"):

@@ -87,7 +87,7 @@ def test_a_folder_is_listed_once_and_no_file_is_asked_for(fashioniq, monkeypatch
     assert len(listed) == len(set(listed)) == len(FASHIONIQ_FOLDERS)
     listed.clear()
     names = {f"{i}": f"./dev/{i}.png" for i in range(1000)}
-    find_by_name(names, [fashioniq, fashioniq / "img_raw"])
+    find_by_name(names, fashioniq, ["", "img_raw"], fashioniq / "list.json")
     assert len(listed) == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -51,7 +52,15 @@ def test_the_target_fits_though_the_file_may_lack_it(label, queries):
 
 
 def test_a_query_that_the_file_lacks_has_no_labels(label, queries):
-    assert load_soft_labels(label(), queries) == {}
+    (triplet,) = queries.triplets
+    turned = replace(triplet, query_id="x", reference=triplet.target, target=triplet.reference)
+    both = replace(queries, triplets=(turned, triplet))
+    assert load_soft_labels(label({}), both).keys() == {triplet.query_id}
+
+
+def test_a_file_without_labels_is_refused(label, queries):
+    with pytest.raises(ValueError, match=f"{FILE} holds an empty list"):
+        load_soft_labels(label(), queries)
 
 
 @pytest.mark.parametrize(
