@@ -1,4 +1,4 @@
-"""Score a model, its saved embeddings, or a ranking file by a published protocol.
+"""Score a model, its saved embeddings, or a ranking file by a published protocol; compare models.
 
 Prints one JSON object: the protocol, n queries, the number of images ranked, and each metric in per
 cent with its 95 % bootstrap interval (null where a single query or participant counts) and its
@@ -11,6 +11,7 @@ import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from qure_lib.features.retriever import Embedder, Retriever
 from qure_lib.features.saved_embeddings import SavedEmbeddings
 from qure_lib.files import replacing, run_command
 
-from .protocol import SOURCES, Command, Protocol
+from .compare import compare_models, read_per_query
+from .protocol import SOURCES, Command, Protocol, estimate
 from .registry import PROTOCOLS
 
 COMMAND = "python -m qure_lib.evaluation"
@@ -32,27 +34,41 @@ EMBEDDINGS = ".safetensors or .npz of queries (Q, D), images (N, T, D), query_id
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 if the input is at fault."""
     args = parser().parse_args(argv)
-    protocol = PROTOCOLS[args.protocol_name]
     try:
-        _check_arguments(protocol.command, args)
-        result = run(protocol, args)
+        result = args.run(args)
     except (ValueError, OSError) as error:
-        print(f"{COMMAND} {protocol.name}: error: {error}", file=sys.stderr)
+        print(f"{COMMAND} {args.command}: error: {error}", file=sys.stderr)
         return 2
-    if alone := [words for words, ends in result.get("intervals", {}).items() if None in ends]:
-        reason = "no interval, since a single query or participant counts"
-        print(f"{COMMAND} {protocol.name}: {reason}: {', '.join(alone)}", file=sys.stderr)
-    print(json.dumps(result, indent=2, allow_nan=False))
+    if not isinstance(result, str):
+        _note_lone_results(args.command, result)
+        result = json.dumps(result, indent=2, allow_nan=False)
+    print(result)
     return 0
 
 
+def _note_lone_results(command: str, result: dict[str, Any]) -> None:
+    """Name on stderr the measures that have no interval."""
+    if alone := [words for words, ends in result.get("intervals", {}).items() if None in ends]:
+        reason = "no interval, since a single query or participant counts"
+        print(f"{COMMAND} {command}: {reason}: {', '.join(alone)}", file=sys.stderr)
+
+
 def parser() -> ArgumentParser:
-    """The command's arguments: a subcommand for each data set."""
+    """The command's arguments: a subcommand for each data set, and `compare`."""
     top = ArgumentParser(COMMAND, description=__doc__, allow_abbrev=False)
-    names = top.add_subparsers(dest="protocol_name", required=True, metavar="PROTOCOL")
+    names = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, protocol in PROTOCOLS.items():
         about = {"help": protocol.about, "description": protocol.about}
-        _add_arguments(names.add_parser(name, allow_abbrev=False, **about), protocol.command)
+        sub = names.add_parser(name, allow_abbrev=False, **about)
+        _add_arguments(sub, protocol.command)
+        sub.set_defaults(run=partial(run, protocol))
+    about = "Compare models on the same queries, from the files of --per-query, with correction."
+    sub = names.add_parser("compare", allow_abbrev=False, help=about, description=about)
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.csv", help="one a model")
+    measure = "one to compare, as it is printed (repeat for several; default: all of the protocol)"
+    sub.add_argument("--measure", action="append", default=[], metavar="NAME", help=measure)
+    sub.add_argument("--table", action="store_true", help="print a table, not JSON")
+    sub.set_defaults(run=run_compare)
     return top
 
 
@@ -104,6 +120,7 @@ def _value(args: Namespace, flag: str) -> Any:
 def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
     """Evaluate by a protocol, or write its server's files. Returns what is printed."""
     command, embedder = protocol.command, None
+    _check_arguments(command, args)
     split = command.test_split if args.test_files else "val"
     data = command.load(args.annotations or args.root, split, bool(args.checkpoint), args)
     if not args.submission:
@@ -119,13 +136,33 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
         return about | {"files": [str(args.test_files / name) for name in files]}
     frame = command.evaluate(embedder, data, args) if embedder else command.score(data, args)
     if args.per_query:
-        flat = frame.assign(aspects=frame["aspects"].str.join(" ")) if "aspects" in frame else frame
-        with replacing(args.per_query) as scratch:
-            flat.to_csv(scratch, index=False, lineterminator="\n")
+        _write_per_query(args.per_query, frame.assign(protocol=protocol.name), about["images"])
     for flag, option in command.options.items():
         if option.write and _value(args, flag):
             option.write(_value(args, flag), frame)
-    return about | _as_json(protocol.summarise(frame).set_index("words"))
+    return about | _as_json(protocol.summarise(frame))
+
+
+def _write_per_query(path: Path, frame: pd.DataFrame, images: int | dict[str, int] | None) -> None:
+    """Write one row a query, and how many images it ranks, if that is known."""
+    if "aspects" in frame:
+        frame = frame.assign(aspects=frame["aspects"].str.join(" "))
+    if images is not None:
+        counts = frame["category"].map(images) if isinstance(images, dict) else images
+        frame = frame.assign(images=counts)
+    with replacing(path) as scratch:
+        frame.to_csv(scratch, index=False, lineterminator="\n")
+
+
+def run_compare(args: Namespace) -> dict[str, Any] | str:
+    """Compare the models of per-query files. Returns what is printed: an object, or a table."""
+    protocol, frames = read_per_query(args.files)
+    differences = compare_models(frames, protocol, args.measure)
+    if args.table:
+        return differences.to_string(index=False, float_format="{:.3f}".format)
+    estimates = {n: _as_json(estimate(protocol.measures(f))) for n, f in frames.items()}
+    about = {"protocol": protocol.name, "n": len(next(iter(frames.values()))), "models": estimates}
+    return about | {"differences": differences.to_dict("records")}
 
 
 def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> Embedder:
@@ -142,6 +179,7 @@ def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace)
 
 def _as_json(summary: pd.DataFrame) -> dict[str, Any]:
     """A summary by the measures' names in print; a bound that is NaN becomes null."""
+    summary = summary.set_index("words")
     intervals = {
         words: [None if math.isnan(bound) else bound for bound in bounds]
         for words, *bounds in summary[["low", "high"]].itertuples()

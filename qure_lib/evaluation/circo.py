@@ -15,7 +15,7 @@ from qure_lib.method.ranking import DEFAULT_MEMORY
 from . import protocol, target_ranks
 from .metrics import average_precision_at_k, recall_at_k
 from .ranking_files import RankingFile, Rankings
-from .statistics import bootstrap_ci
+from .statistics import Sample, bootstrap_ci
 
 CIRCO_KS = (5, 10, 25, 50)  # cut-offs of its AP@k
 
@@ -75,10 +75,15 @@ def rank_circo(retriever: Embedder, queries: QuerySet, exclude_reference: bool =
     return target_ranks.rank_images(retriever, queries, count, memory, exclude_reference)
 
 
-def summarise_circo(per_query: pd.DataFrame) -> pd.DataFrame:
+def circo_measures(per_query: pd.DataFrame) -> protocol.Measures:
     """CIRCO's mAP@k in per cent, in the order of Table 5: map5, ... for each column ap5, ..."""
-    aps = {k: 100 * per_query[f"ap{k}"] for k in CIRCO_KS if f"ap{k}" in per_query}
-    return protocol.summary({(f"map{k}", f"mAP@{k}"): bootstrap_ci(ap) for k, ap in aps.items()})
+    aps = {k: 100 * per_query[f"ap{k}"].astype(float) for k in CIRCO_KS if f"ap{k}" in per_query}
+    return {(f"map{k}", f"mAP@{k}"): Sample(ap) for k, ap in aps.items()}
+
+
+def summarise_circo(per_query: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of `circo_measures`, with intervals."""
+    return protocol.estimate(circo_measures(per_query))
 
 
 def summarise_circo_details(per_query: pd.DataFrame) -> pd.DataFrame:
@@ -115,6 +120,7 @@ CIRCO = protocol.Protocol(
     layout="circo",
     counts=COUNTS,
     list_images=list_images,
+    measures=circo_measures,
     summarise=lambda frame: pd.concat([summarise_circo(frame), summarise_circo_details(frame)]),
     table=protocol.PaperTable("Table 5", "table5", "table5_circo_zero_shot.csv"),
     command=protocol.Command(

@@ -13,7 +13,7 @@ from qure_lib.method.ranking import DEFAULT_MEMORY
 from . import protocol, target_ranks
 from .metrics import recall_at_k
 from .ranking_files import RankingFile, Rankings, read_object
-from .statistics import bootstrap_ci
+from .statistics import Sample
 
 CIRR_FILES = {  # by metric
     "recall": RankingFile(50, reference=False, head={"version": "rc2", "metric": "recall"}),
@@ -89,7 +89,7 @@ def read_cirr(path: str | Path, queries: QuerySet) -> tuple[str, Rankings]:
     raise ValueError(f"{path} begins with {head}; write one of {known}")
 
 
-def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
+def cirr_measures(ranks: pd.DataFrame) -> protocol.Measures:
     """CIRR's measures in per cent, in the order of Table 3: r1, ..., rs1, ..., avg_r5_rs1.
 
     Args:
@@ -105,7 +105,12 @@ def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
     if {"rank", "subset_rank"} <= set(ranks):
         both = hits["r5", "Recall@5"] + hits["rs1", "Recall_subset@1"]
         hits["avg_r5_rs1", "(R@5+Rs@1)/2"] = both / 2
-    return protocol.summary({names: bootstrap_ci(hit) for names, hit in hits.items()})
+    return {names: Sample(hit) for names, hit in hits.items()}
+
+
+def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of `cirr_measures`, with intervals."""
+    return protocol.estimate(cirr_measures(ranks))
 
 
 def _score(sets: protocol.QuerySets, args: Namespace) -> pd.DataFrame:
@@ -125,6 +130,7 @@ CIRR = protocol.Protocol(
     layout="cirr",
     counts=COUNTS,
     list_images=list_images,
+    measures=cirr_measures,
     summarise=summarise_cirr,
     table=protocol.PaperTable("Table 3", "table3", "table3_cirr_test.csv", recall10="r10"),
     command=protocol.Command(

@@ -15,7 +15,7 @@ from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus
 from . import protocol
 from .metrics import ndcg_at_k, recall_at_k
 from .ranking_files import RankingFile, Rankings, read_object
-from .statistics import bootstrap_ci
+from .statistics import Sample
 from .target_ranks import listed_target_ranks, per_query_frame
 
 CUT_OFFS = (10, 50)
@@ -98,7 +98,7 @@ def read_fashioniq(path: str | Path, queries: Mapping[str, QuerySet]) -> dict[st
     return rankings
 
 
-def summarise_recall(ranks: pd.DataFrame) -> pd.DataFrame:
+def recall_measures(ranks: pd.DataFrame) -> protocol.Measures:
     """Recall@10 and @50 by category, their means over the categories, and the mean of those.
 
     In per cent, in the order of Table 2: dress_r10, dress_r50, ..., avg_r10, avg_r50, avg. Every
@@ -113,14 +113,19 @@ def summarise_recall(ranks: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("a category is called avg or average, like the means; rename its files")
     weights = (1 / ranks.groupby("category")["rank"].transform("size")).to_numpy()
     measures = {
-        (f"{name}_r{k}", f"Recall@{k} {name}"): bootstrap_ci(hits[k][category == name])
+        (f"{name}_r{k}", f"Recall@{k} {name}"): Sample(hits[k][category == name])
         for name in dict.fromkeys(category)
         for k in CUT_OFFS
     }
     for k in CUT_OFFS:
-        measures[f"avg_r{k}", f"Recall@{k} average"] = bootstrap_ci(hits[k], weights)
-    measures["avg", "Avg"] = bootstrap_ci(np.mean(list(hits.values()), axis=0), weights)
-    return protocol.summary(measures)
+        measures[f"avg_r{k}", f"Recall@{k} average"] = Sample(hits[k], weights)
+    measures["avg", "Avg"] = Sample(np.mean(list(hits.values()), axis=0), weights)
+    return measures
+
+
+def summarise_recall(ranks: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of `recall_measures`, with intervals."""
+    return protocol.estimate(recall_measures(ranks))
 
 
 FASHIONIQ = protocol.Protocol(
@@ -130,6 +135,7 @@ FASHIONIQ = protocol.Protocol(
     layout="fashioniq",
     counts=COUNTS,
     list_images=list_images,
+    measures=recall_measures,
     summarise=summarise_recall,
     table=protocol.PaperTable("Table 2", "table2", "table2_fashioniq_val.csv", recall10="avg_r10"),
     command=protocol.Command(

@@ -15,7 +15,7 @@ from qure_lib.method.ranking import DEFAULT_MEMORY, score_corpus
 
 from . import protocol
 from .metrics import preference_rate
-from .statistics import bootstrap_ci
+from .statistics import Sample
 
 Judged = tuple[pd.DataFrame, dict[str, Path] | None]  # queries; files, if a model reads them
 
@@ -86,24 +86,32 @@ def score_hp_fashioniq(judged: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame
     )
 
 
-def summarise_preference(per_query: pd.DataFrame) -> pd.DataFrame:
-    """HP-FashionIQ's rates in per cent, participants resampled whole.
+def preference_measures(per_query: pd.DataFrame) -> protocol.Measures:
+    """A scorer's rates in per cent, participants resampled whole.
 
-    preference_rate (one-sided, as published; n counts its rows), agreement (two-sided), and
-    base_rate (how often set 1 is preferred: a random scorer's preference_rate).
+    preference_rate (one-sided, as published; n counts its rows) and agreement (two-sided).
 
     Raises:
         ValueError: the scorer never prefers set 1, so there is no one-sided rate.
     """
-    if not per_query["one_sided"].any():
+    agrees, one_sided = (per_query[name].astype(float) for name in ("agrees", "one_sided"))
+    if not one_sided.any():
         raise ValueError("no set 1 scores higher than its set 2, so there is no one-sided rate")
-    agrees, clusters = 100 * per_query["agrees"], per_query["participant"]
-    one_sided = bootstrap_ci(agrees, per_query["one_sided"], clusters)
-    base_rate = bootstrap_ci(100 * (per_query["preferred"] == 1), clusters=clusters)
-    measures = {("preference_rate", "preference rate (one-sided)"): one_sided}
-    measures["agreement", "agreement (two-sided)"] = bootstrap_ci(agrees, clusters=clusters)
-    measures["base_rate", "base rate"] = base_rate
-    return protocol.summary(measures)
+    agrees, people = 100 * agrees, per_query["participant"]
+    measures = {
+        ("preference_rate", "preference rate (one-sided)"): Sample(agrees, one_sided, people)
+    }
+    return measures | {("agreement", "agreement (two-sided)"): Sample(agrees, clusters=people)}
+
+
+def summarise_preference(per_query: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of `preference_measures` and of base_rate, with intervals.
+
+    base_rate is how often set 1 is preferred: a random scorer's preference_rate.
+    """
+    base_rate = Sample(100 * (per_query["preferred"] == 1), clusters=per_query["participant"])
+    measures = {**preference_measures(per_query), ("base_rate", "base rate"): base_rate}
+    return protocol.estimate(measures)
 
 
 def _load(folder: Path, split: str, images: bool, args: Namespace) -> Judged:
@@ -120,6 +128,7 @@ HP_FASHIONIQ = protocol.Protocol(
     layout="hpfiq",
     counts=hp_fashioniq.COUNTS,
     list_images=hp_fashioniq.list_images,
+    measures=preference_measures,
     summarise=summarise_preference,
     table=protocol.PaperTable("Table 4", "table4", "table4_hpfiq_preference.csv"),
     command=protocol.Command(

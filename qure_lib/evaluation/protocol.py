@@ -13,9 +13,10 @@ from qure_lib.datasets.queries import Counts, QuerySet
 from qure_lib.features.retriever import Embedder
 
 from .ranking_files import RankingFile, Rankings
-from .statistics import Interval
+from .statistics import Interval, Sample, bootstrap_ci
 
 QuerySets = dict[str, QuerySet]  # by category
+Measures = Mapping[tuple[str, str], Sample]  # (name in published files, name in print) -> per cent
 MODELS = ("checkpoint", "embeddings")  # what can rank a corpus
 SOURCES = (*MODELS, "submission")  # what the evaluation command can score
 
@@ -99,10 +100,16 @@ class Protocol:
     layout: str  # key of the data set whose layout on disk it has, or its own
     counts: Counts  # published
     list_images: Callable[[Path], dict[str, Path]]  # folder -> id -> file of every image to read
+    measures: Callable[[pd.DataFrame], Measures]  # one row a query -> what models are compared by
     summarise: Callable[[pd.DataFrame], pd.DataFrame]  # one row a query -> a `summary`
     table: PaperTable
     command: Command
     training: Training | None = None  # None if it is only evaluated on
+
+
+def estimate(measures: Measures) -> pd.DataFrame:
+    """The `summary` of measures with their intervals."""
+    return summary({names: bootstrap_ci(*sample) for names, sample in measures.items()})
 
 
 def summary(measures: Mapping[tuple[str, str], Interval]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ results are not independent.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +36,14 @@ class PairedDifference(Interval):
     """The difference of two means over the same queries, with a two-sided bootstrap p-value."""
 
     p_value: float  # NaN where the interval is
+
+
+class Sample(NamedTuple):
+    """(Q,) results of one measure by query; the arguments of `bootstrap_ci`."""
+
+    values: ArrayLike
+    weights: ArrayLike | None = None
+    clusters: Clusters = None
 
 
 def bootstrap_ci(
@@ -76,7 +85,7 @@ def bootstrap_ci(
 def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
-    weights: tuple[ArrayLike, ArrayLike] | None = None,
+    weights: tuple[ArrayLike | None, ArrayLike | None] | None = None,
     clusters: Clusters = None,
     seed: int = 0,
 ) -> PairedDifference:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from shared import ROOT
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from data_prep.stand_in import stand_in
@@ -125,7 +128,7 @@ def test_a_model_and_its_embeddings_score_as_the_evaluators_say(
     printed = command(name, *words)
     expected, found = frames[name], pd.read_csv(tmp_path / "per_query.csv")
     assert printed["n"] == len(expected) == len(found)
-    assert list(found) == list(expected)
+    assert list(found) == [*expected, "protocol", "images"] and {*found["protocol"]} == {name}
     assert found["query_id"].astype(str).tolist() == expected["query_id"].tolist()
     if source == "embeddings":
         columns = [c for c in expected.select_dtypes("number")]
@@ -422,6 +425,13 @@ def test_help_names_every_source(capsys, name):
         f"--{word}" in said for word in ("checkpoint", "embeddings", "submission", "per-query")
     )
     assert list(PROTOCOLS) == list(NAMES)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_understood(page):
+    commands = re.findall(r"^python -m qure_lib\.evaluation (.*)$", page.read_text(), re.MULTILINE)
+    assert page.stem != "own_data" or len(commands) >= 3
+    assert all(parser().parse_args(shlex.split(command)) for command in commands)
 
 
 def test_an_option_has_its_own_default_and_other_data_sets_lack_it():
