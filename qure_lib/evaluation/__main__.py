@@ -24,6 +24,7 @@ from qure_lib.features.saved_embeddings import SavedEmbeddings
 from qure_lib.files import replacing, run_command
 
 from .compare import compare_models, read_per_query
+from .composition import parts_alone, summarise_composition
 from .protocol import SOURCES, Command, Protocol, estimate
 from .registry import PROTOCOLS
 
@@ -107,8 +108,9 @@ def _check_arguments(command: Command, args: Namespace) -> None:
             raise ValueError(f"{flag} needs {fitting}; leave it out with --{source}")
     if args.test_files and source == "submission":
         raise ValueError("--test-files needs --checkpoint or --embeddings, not --submission")
-    if args.test_files and args.per_query:
-        raise ValueError("--test-files has no --per-query: only the server knows the answers")
+    for name in ("per-query", "composition") if args.test_files else ():
+        if getattr(args, name.replace("-", "_"), None):
+            raise ValueError(f"--test-files has no --{name}: only the server knows the answers")
     if args.per_query and args.per_query.is_dir():
         raise ValueError(f"--per-query {args.per_query} is a folder; name a file in it")
 
@@ -135,6 +137,11 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
             file.write(args.test_files / name, ranked, *query_sets)
         return about | {"files": [str(args.test_files / name) for name in files]}
     frame = command.evaluate(embedder, data, args) if embedder else command.score(data, args)
+    if getattr(args, "composition", False):
+        alone = {p: command.evaluate(e, data, args) for p, e in parts_alone(embedder).items()}
+        frame = frame.assign(**{f"{part}_rank": f["rank"] for part, f in alone.items()})
+        about |= {f"{part} alone": _as_json(protocol.summarise(f)) for part, f in alone.items()}
+        about["in the first 10"] = _as_json(summarise_composition(frame))
     if args.per_query:
         _write_per_query(args.per_query, frame.assign(protocol=protocol.name), about["images"])
     for flag, option in command.options.items():

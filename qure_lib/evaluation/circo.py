@@ -151,6 +151,7 @@ CIRCO = protocol.Protocol(
                 "leave the reference out of the ranking; the protocol does not",
                 {"action": "store_true"},
             ),
+            "--composition": protocol.COMPOSITION,
             "--allow-missing": protocol.ALLOW_MISSING,
         },
     ),

@@ -147,7 +147,7 @@ CIRR = protocol.Protocol(
         test_split="test1",
         test_files={f"cirr_test1_{metric}.json": file for metric, file in CIRR_FILES.items()},
         rank=lambda embedder, sets, args: rank_cirr(embedder, sets["cirr"]),
-        options={"--allow-missing": protocol.ALLOW_MISSING},
+        options={"--composition": protocol.COMPOSITION, "--allow-missing": protocol.ALLOW_MISSING},
     ),
     training=protocol.Training(
         is_at=lambda root: (root / "captions" / "cap.rc2.train.json").is_file(),

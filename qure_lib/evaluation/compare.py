@@ -106,13 +106,13 @@ def _measure(name: str, frame: pd.DataFrame, protocol: Protocol) -> Measures:
     try:
         measures = protocol.measures(frame)
         for (_, words), (values, *_) in measures.items():
-            if not np.all((np.asarray(values) >= 0) & (np.asarray(values) <= 100)):
+            if not pd.Series(values).between(0, 100).all():
                 raise ValueError(f"{words} is missing or not within 0 and 100 % for some query")
+        return measures
     except KeyError as error:
         raise ValueError(f"{name}: {protocol.name} needs the column {error}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return measures
 
 
 def _choose(measured: Sequence[Measures], names: Sequence[str]) -> list[tuple[str, str]]:

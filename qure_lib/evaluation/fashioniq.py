@@ -158,6 +158,7 @@ FASHIONIQ = protocol.Protocol(
                 "whose results are not comparable with the others (default: %(default)s)",
                 {"choices": list(CORPORA), "default": "original"},
             ),
+            "--composition": protocol.COMPOSITION,
             "--allow-missing": protocol.ALLOW_MISSING,
         },
     ),

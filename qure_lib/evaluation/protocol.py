@@ -37,6 +37,12 @@ ALLOW_MISSING = Option(
     "protocol's",
     {"action": "store_true"},
 )
+COMPOSITION = Option(
+    MODELS,
+    "also rank by the caption alone and by the reference image alone; --embeddings then needs an "
+    "array captions (Q, D)",
+    {"action": "store_true"},
+)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,10 @@ class CorpusOnDisk:
         """(Q, D) query embeddings."""
         return self.retriever.embed_queries(queries)
 
+    def embed_captions(self, queries: QuerySet) -> Tensor:
+        """(Q, D) embeddings of the relative captions alone."""
+        return self.retriever.embed_captions(queries)
+
     def embed_corpus(self, corpus: Corpus) -> StoredImages:
         """(N, T, D) image embeddings on disk; raises as `extract_features` does."""
         model = self.retriever.model

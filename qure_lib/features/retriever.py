@@ -104,6 +104,12 @@ class Retriever:
         embedded = (self.model.encode_query(images, *tokens) for images, tokens in given)
         return self._embed(embedded, len(queries.triplets))
 
+    def embed_captions(self, queries: QuerySet) -> Tensor:
+        """(Q, D) embeddings of the relative captions alone: see `QuReModel.encode_text`."""
+        captions = ([t.caption for t in batch] for batch in self._batches(queries.triplets))
+        embedded = (self.model.encode_text(*self.tokenize(batch)) for batch in captions)
+        return self._embed(embedded, len(queries.triplets))
+
     def embed_corpus(self, corpus: Corpus) -> Tensor:
         """(N, T, D) image embeddings, dropout off, in float32 unless `precision` is another."""
         features = self.stream_features(self._batches(corpus.image_ids))

@@ -17,7 +17,9 @@ from .store import FeatureStore
 
 LARGEST_NPZ = 2**32  # bytes: a zip is read whole
 ARRAYS = ("queries", "images")
+OPTIONAL = {"captions"}
 IDS = ("query_ids", "image_ids")
+KINDS = (("queries", "query_ids", 2), ("images", "image_ids", 3), ("captions", "query_ids", 2))
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,19 @@ class SavedEmbeddings:
     may be a part of the file's images; every query must be one of the protocol's.
 
     path: of the file.
-    queries, images: (., D) and (., T, D) by name.
+    queries, images: (., D) and (., T, D) by name. captions: as queries, of the captions alone.
     """
 
     path: Path
     queries: FeatureStore
     images: FeatureStore
+    captions: FeatureStore | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Read a file of queries (Q, D), images (N, T, D) or (N, D), query_ids and image_ids.
+
+        It may also hold captions (Q, D): embeddings of the relative captions alone.
 
         Args:
             path: .safetensors, whose images stay on disk and whose metadata hold the two lists of
@@ -46,15 +51,13 @@ class SavedEmbeddings:
 
         Raises:
             ValueError: the file is missing, broken or too large, or lacks an array; arrays and ids
-                do not fit one another; an id twice; a query that is not finite in float32.
+                do not fit one another; an id twice; a query or caption that is not finite.
         """
         path = Path(path)
         arrays = (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
         if arrays["images"].ndim == 2:
             arrays["images"] = arrays["images"][:, None]
-        stores = [_store(path, arrays, *names) for names in zip(ARRAYS, IDS, (2, 3), strict=True)]
-        if not stores[0].get(arrays["query_ids"]).isfinite().all():
-            raise ValueError(f"{path}: queries hold NaN or infinity; compute them again")
+        stores = [_store(path, arrays, *k) for k in KINDS if k[0] in arrays]
         return cls(path, *stores)
 
     def check_queries(self, query_ids: list[str]) -> None:
@@ -71,6 +74,12 @@ class SavedEmbeddings:
     def embed_queries(self, queries: QuerySet) -> Tensor:
         """(Q, D) float32 query embeddings."""
         return self.queries.get([t.query_id for t in queries.triplets])
+
+    def embed_captions(self, queries: QuerySet) -> Tensor:
+        """(Q, D) float32 embeddings of the relative captions alone."""
+        if self.captions is None:
+            raise ValueError(f"{self.path} lacks captions (Q, D), of the captions alone; add them")
+        return self.captions.get([t.query_id for t in queries.triplets])
 
     def embed_corpus(self, corpus: Corpus) -> StoredImages:
         """(N, T, D) image embeddings on disk; a ValueError names an image that the file lacks."""
@@ -95,13 +104,17 @@ def _store(path: Path, arrays: dict[str, Any], name: str, ids: str, ndim: int) -
     if len(rows) < len(names):
         twice = next(row_id for row, row_id in enumerate(names) if rows[row_id] != row)
         raise ValueError(f"{path}: {ids} hold {twice!r} twice; keep one")
-    return FeatureStore((array,), rows, key="")
+    store = FeatureStore((array,), rows, key="")
+    if ndim == 2 and not store.get(names).isfinite().all():  # images are checked when read
+        raise ValueError(f"{path}: {name} hold NaN or infinity; compute them again")
+    return store
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:  # its tensors are memory-mapped
-            tensors = {name: file.get_tensor(name).numpy() for name in ARRAYS}
+            names = [*ARRAYS, *(OPTIONAL & {*file.keys()})]
+            tensors = {name: file.get_tensor(name).numpy() for name in names}
             metadata = file.metadata() or {}
         ids = {name: json.loads(metadata[name]) for name in IDS}
         if any(type(i) is not list or any(type(s) is not str for s in i) for i in ids.values()):
@@ -120,9 +133,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
         if size > LARGEST_NPZ:
             raise ValueError(f"{size} bytes, too large to read whole; save it as .safetensors")
         with np.load(path, allow_pickle=False) as file:
-            if twice := [name for name in ARRAYS + IDS if file.files.count(name) > 1]:
+            names = [*ARRAYS, *IDS, *(OPTIONAL & {*file.files})]
+            if twice := [name for name in names if file.files.count(name) > 1]:
                 raise ValueError(f"{twice[0]} twice")
-            arrays = {name: file[name] for name in ARRAYS + IDS}
+            arrays = {name: file[name] for name in names}
         if any(arrays[name].dtype.kind != "U" or arrays[name].ndim != 1 for name in IDS):
             raise TypeError("ids must be one-dimensional arrays of strings")
     except (OSError, KeyError, TypeError, ValueError, MemoryError, zipfile.BadZipFile) as error:

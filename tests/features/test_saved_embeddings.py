@@ -63,6 +63,18 @@ def test_saved_embeddings_are_matched_by_name(tmp_path, arrays, queries, kind):
             assert scores[q, i].item() == pytest.approx(slow, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_captions_alone_are_read_where_they_are_saved(tmp_path, arrays, queries, kind):
+    with pytest.raises(ValueError, match=r"lacks captions \(Q, D\)"):
+        SavedEmbeddings.open(save(tmp_path, arrays, kind)).embed_captions(queries)
+    arrays["captions"] = np.arange(Q * 8, dtype=np.float32).reshape(Q, 8)
+    saved = SavedEmbeddings.open(save(tmp_path, arrays, kind))
+    assert saved.embed_captions(queries)[:, 0].tolist() == [32, 24, 16, 8, 0]  # saved in reverse
+    for wrong in (arrays["captions"][1:], np.full((Q, 8), np.nan, np.float32)):
+        with pytest.raises(ValueError, match="captions"):
+            SavedEmbeddings.open(save(tmp_path, arrays | {"captions": wrong}, kind))
+
+
 def test_one_vector_an_image_is_one_token(tmp_path, arrays, queries):
     arrays["images"] = arrays["images"][:, 0]
     saved = SavedEmbeddings.open(save(tmp_path, arrays, "safetensors"))
