@@ -1,14 +1,17 @@
 """Files written whole or not at all, and text that is read and printed in any encoding."""
 
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,19 +24,67 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block succeeds.
 
     The block writes a file or a folder at the temporary path. If it raises, `path` is as it was
-    before and the temporary path is deleted.
+    before and the temporary path is deleted. What is renamed is on the disk by then, so that a
+    power cut leaves the old or the new. A folder takes two renames: see `restore`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    restore(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         new = scratch / path.name
         yield new
-        if path.is_dir() and new.exists():
-            os.replace(path, scratch / "old")
-        os.replace(new, path)
+        _flush(*new.rglob("*"), new)
+        if path.is_dir():
+            os.replace(path, scratch / f"{path.name}.old")  # restore makes the second rename
+        else:
+            os.replace(new, path)
     finally:
+        restore(path)
         shutil.rmtree(scratch, ignore_errors=True)
+    _flush(path.parent)
+
+
+def restore(path: str | Path) -> None:
+    """Put a folder in place where a process was killed between the two renames of `replacing`."""
+    path = Path(path)
+    if path.exists():
+        return
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*/{glob.escape(path.name)}.old"):
+        with suppress(FileNotFoundError):  # another process has put it in place
+            os.replace(old.with_name(path.name), path)
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _flush(*paths: Path) -> None:
+    """Wait until the disk holds these files, and the entries of these folders."""
+    with ThreadPoolExecutor(16) as threads:  # a disk flushes many at a time
+        list(threads.map(_flush_one, paths))
+
+
+def _flush_one(path: Path) -> None:
+    is_folder = path.is_dir()
+    if path.is_symlink() and not is_folder:
+        return
+    with suppress(*[OSError] if is_folder else []):  # some file systems cannot flush a folder
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that becomes a file's or a folder's.
+
+    Raises:
+        ValueError: it is empty, hidden, or leads to another folder.
+    """
+    if not re.fullmatch(r"(?!\.)[^/\\\0]+", name):
+        raise ValueError(
+            f"{what} {name!r} becomes part of a path: leave out '/', '\\\\' and a '.' at its start"
+        )
+    return name
 
 
 def file_sha256(path: str | Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shared import ROOT
 
-from qure_lib.files import file_sha256, read_json, replacing, write_json
+from qure_lib.files import check_name, file_sha256, read_json, replacing, restore, write_json
 
 
 @dataclass
@@ -65,6 +65,139 @@ def test_a_block_that_writes_nothing_fails_and_leaves_what_was_there(tmp_path, n
     with pytest.raises(FileNotFoundError), replacing(tmp_path / name):
         pass
     assert contents(tmp_path) == before
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from qure_lib.files import replacing
+
+real, renames = os.replace, []
+
+def replace(source, target):
+    renames.append(target)
+    if len(renames) > int(sys.argv[2]):
+        os._exit(9)  # nothing is cleaned up, as after a kill
+    real(source, target)
+
+os.replace = replace
+with replacing(sys.argv[1]) as scratch:
+    scratch.mkdir()
+    (scratch / "new.txt").write_text("new")
+"""
+
+
+def replace_and_die(path, after):
+    """Replace a folder in a process that is killed after so many renames."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(after)])
+    assert done.returncode == 9
+
+
+class TestKilled:
+    """A process that puts a folder in place is killed before its first or its second rename."""
+
+    @pytest.fixture(params=["best", "a[b]*"])
+    def path(self, request, tmp_path):
+        path = tmp_path / request.param
+        path.mkdir()
+        (path / "old.txt").write_text("old")
+        return path
+
+    def test_before_the_first_the_old_folder_is_there(self, path):
+        replace_and_die(path, 0)
+        restore(path)
+        assert contents(path) == {"old.txt": "old"}
+
+    def test_between_the_two_the_next_opening_has_the_new_folder(self, path):
+        replace_and_die(path, 1)
+        assert not path.exists()
+        restore(path)
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+        assert contents(path) == {"new.txt": "new"}
+        restore(path)
+        assert contents(path) == {"new.txt": "new"}
+
+    def test_a_writer_restores_first_and_a_failure_keeps_what_it_found(self, path):
+        replace_and_die(path, 1)
+        with pytest.raises(ZeroDivisionError), replacing(path):
+            1 / 0  # noqa: B018
+        assert contents(path) == {"new.txt": "new"}
+        replace_and_die(path, 1)
+        with replacing(path) as scratch:
+            scratch.mkdir()
+            (scratch / "newest.txt").write_text("")
+        assert contents(path.parent) == {f"{path.name}/newest.txt": ""}
+
+    def test_another_folder_is_left_alone(self, path):
+        replace_and_die(path, 1)
+        for other in (path.parent / f"{path.name}2", path.parent / "b"):
+            restore(other)
+            assert not other.exists()
+
+    def test_what_somebody_deleted_does_not_come_back(self, path):
+        with replacing(path) as scratch:
+            scratch.mkdir()
+        path.rmdir()
+        restore(path)
+        assert not path.exists()
+
+
+def test_an_interruption_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    real, calls = os.replace, []
+
+    def interrupted(source, target):
+        real(source, target)
+        calls.append(target)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "folder") as scratch:
+        scratch.mkdir()
+        (scratch / "new.txt").write_text("new")
+    assert contents(tmp_path) == {"folder/new.txt": "new"}
+
+
+def test_all_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    done, real_sync, real_replace = [], os.fsync, os.replace
+
+    def sync(descriptor):
+        there = {p.lstat().st_ino: p.name for p in [tmp_path, *tmp_path.rglob("*")]}
+        done.append(there[os.fstat(descriptor).st_ino])
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", lambda *a: (done.append("rename"), real_replace(*a)))
+    with replacing(tmp_path / "folder") as scratch:
+        (scratch / "inner").mkdir(parents=True)
+        (scratch / "inner" / "file").write_text("text")
+        (scratch / "link").symlink_to("nowhere")
+    first = done[: done.index("rename")]
+    assert sorted(first) == ["file", "folder", "inner"]
+    assert done[len(first) :] == ["rename", tmp_path.name]
+
+
+def test_a_disk_that_cannot_keep_a_file_is_said_and_the_old_one_stays(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"), replacing(tmp_path / "file.txt") as scratch:
+        scratch.write_text("new")
+    assert contents(tmp_path) == {"file.txt": "old"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "../x", "a/b", "/etc", "a\\b", "a\0"])
+def test_a_name_that_leads_elsewhere_is_refused(name):
+    with pytest.raises(ValueError, match="run name .* leave out '/'"):
+        check_name(name, "run name")
+
+
+@pytest.mark.parametrize("name", ["between_drops", "lr=1e-3, seed 2", "v1.2", "größer", "a..b"])
+def test_a_plain_name_is_taken(name):
+    assert check_name(name, "run name") == name
 
 
 def test_the_hash_is_of_the_content(tmp_path):

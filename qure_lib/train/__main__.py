@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from qure_lib import processes
 from qure_lib.features.retriever import Retriever
-from qure_lib.files import run_command
+from qure_lib.files import check_name, run_command
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES
 from qure_lib.method.strategies import STRATEGIES, check_strategy
@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _given(args, TrainConfig, mining=_given(args, MiningConfig))
         check_strategy(config.mining)
+        name = check_name(args.name or config.mining.strategy, "--name")
         with processes.joined():
             data = load_training_data(args.data_root, args.allow_missing, args.pool)
             retriever = Retriever.open(args.checkpoint, data.images, args.runs / "features")
-            name = args.name or config.mining.strategy
             run = train(config, retriever, data, args.runs, name, _given(args, Execution))
             if processes.is_main():
                 print(run.history.to_string(index=False), run.folder, sep="\n")

@@ -27,7 +27,7 @@ from qure_lib import processes
 from qure_lib.code_in_use import describe_code
 from qure_lib.features.model_folder import load_trained
 from qure_lib.features.retriever import Retriever
-from qure_lib.files import file_sha256, replacing, to_plain, write_json
+from qure_lib.files import check_name, file_sha256, replacing, restore, to_plain, write_json
 from qure_lib.manifest import run_manifest
 from qure_lib.method.config import TrainConfig
 from qure_lib.method.losses import OBJECTIVES
@@ -64,8 +64,9 @@ class Run:
         Raises:
             ValueError: no such stage, or its file is damaged or belongs to another model.
         """
-        path = self.folder / str(stage) / "model.safetensors"
-        if not isinstance(stage, str):
+        if isinstance(stage, str):
+            path = self.folder / check_name(stage, "stage") / "model.safetensors"
+        else:
             path = self.folder / "definitions" / f"epoch_{stage:02d}.safetensors"
         retriever = self.start.copy()
         load_trained(path, retriever.model)
@@ -81,10 +82,13 @@ class RunFolder:
 
     The fingerprint covers the settings, data, starting model and the code in use, so that a change
     of any starts a run of its own.
+
+    Raises:
+        ValueError: the name would lead out of `runs`.
     """
 
     def __init__(self, runs: Path, name: str, config: TrainConfig, hashes: dict[str, str]) -> None:
-        self.name, self.config, self.hashes = name, config, hashes
+        self.name, self.config, self.hashes = check_name(name, "run name"), config, hashes
         objectives = {config.objective_at(e) for e in (0, config.warm_up_epochs)}
         used = {o: describe_code(OBJECTIVES[o]) for o in sorted(objectives)}
         used["strategy"] = describe_code(STRATEGIES[config.mining.strategy])
@@ -102,6 +106,7 @@ class RunFolder:
     def opened(self) -> Iterator[None]:
         """Hold the run's lock; close TensorBoard's files at the end."""
         with exclusive(self.path):
+            restore(self.path / "best")
             try:
                 yield
                 self.finish_saving()

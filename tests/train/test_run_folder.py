@@ -12,6 +12,7 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.model import QuReModel
 from qure_lib.method.strategies import STRATEGIES, strategy
+from qure_lib.train.__main__ import main
 from qure_lib.train.execution import Execution
 from qure_lib.train.loop import train
 from qure_lib.train.run_folder import RunFolder, load_checkpoint
@@ -100,8 +101,30 @@ class TestName:
         names.add(folders(tmp_path, replace(CONFIG, seed=1), data=1))
         assert len(names) == 3
 
+    @pytest.mark.parametrize("name", ["../../x", "a/b", "..", "/tmp", "a\\b", ".run"])
+    def test_stays_in_the_folder_of_runs(self, name, run, tmp_path, capsys):
+        with pytest.raises(ValueError, match="run name .* becomes part of a path"):
+            RunFolder(tmp_path / "runs" / "mine", name, CONFIG, {})
+        arguments = ["absent", "--checkpoint", "absent", f"--name={name}"]
+        assert main([*arguments, "--runs", str(tmp_path / "runs")]) == 2
+        assert f"--name {name!r} becomes part of a path" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="stage .* becomes part of a path"):
+            run.retriever(name)
+        assert not list(tmp_path.iterdir())
+
 
 class TestFolder:
+    def test_a_best_model_between_two_renames_is_put_in_place(self, run, parts, tmp_path):
+        shutil.copytree(run.folder, tmp_path / run.folder.name)
+        best = tmp_path / run.folder.name / "best"
+        aside = best.with_name(".best.xyz")  # as `replacing` leaves it when it is killed there
+        aside.mkdir()
+        (aside / "best.old").mkdir()
+        best.rename(aside / "best")
+        again = train(CONFIG, *parts, tmp_path, "run")
+        assert again.folder == best.parent and not aside.exists()
+        load_model(best)
+
     def test_holds_the_frozen_tower_once(self, run, parts):
         tower = {n for n in parts[0].model.state_dict() if n.startswith("vision_encoder.")}
         files = list(run.folder.rglob("*.safetensors"))
