@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from qure_lib.files import file_sha256, read_json, replacing, write_json
+from qure_lib.files import file_sha256, read_json, replacing, restore, write_json
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.model import QuReModel
 
 WEIGHTS, FROZEN = "model.safetensors", "frozen.json"
 TOWER = "vision_encoder."  # what the names of the frozen weights begin with
+CONVERTER = "python -m qure_lib.features.published_weights"
 
 
 def save_model(
@@ -71,9 +72,11 @@ def load_model(folder: str | Path) -> QuReModel:
 
     Raises:
         ValueError: a file is missing, damaged or of another model, config.json has not exactly the
-            keys of ModelConfig, or the weights do not fit it; the message names file and key.
+            keys of ModelConfig, or the weights do not fit it; the message names file and key. For
+            published weights and for a run's folder it says what to name instead.
     """
     folder = Path(folder)
+    restore(folder)
     config = _read_config(folder / "config.json")
     state = read_safetensors(folder / WEIGHTS)
     if not any(name.startswith(TOWER) for name in state):
@@ -148,11 +151,24 @@ def _read_tower(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_config(path: Path) -> ModelConfig:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: is {path.parent} a saved QuReModel?")
-    settings = read_json(path, dict)
+    settings = read_json(path, dict) if path.is_file() else {"model_type": None}
+    if "model_type" in settings:  # or of a hub snapshot
+        raise ValueError(_explain_no_model(path.parent))
     types = {field.name: type(field.default) for field in fields(ModelConfig)}
     names = sorted(types.keys() | settings.keys())
     if wrong := [n for n in names if types.get(n) is not type(settings.get(n))]:
         raise ValueError(f"{path}: missing, unknown or of another type: {', '.join(wrong)}")
     return ModelConfig(**settings)
+
+
+def _explain_no_model(path: Path) -> str:
+    """What to name instead of a file or folder that is no saved QuReModel."""
+    if not path.exists():
+        return f"{path} is missing; name the folder of a saved model, with its config.json"
+    for run in (path, path.parent):
+        if (run / "best" / "config.json").is_file():
+            return f"{path} is no saved QuReModel: of the run {run}, name best/ or last/"
+    return (
+        f"{path} is no saved QuReModel (a folder with config.json); if it holds published weights, "
+        f"convert them: {CONVERTER} {path} OUT --vocabulary bert-base-uncased"
+    )

@@ -1,6 +1,7 @@
 """Models on disk: a folder alone, or a folder that refers to its run's frozen tower."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 
@@ -9,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from shared import TINY
 
+from qure_lib import diagnose
+from qure_lib.evaluation import __main__ as evaluation
 from qure_lib.features import model_folder
 from qure_lib.features.model_folder import load_model, load_trained, save_model, save_tower
 from qure_lib.method.model import QuReModel
+from qure_lib.train import __main__ as train
 
 
 def make_model(seed, config=TINY):
@@ -68,7 +72,7 @@ def test_eva_loads_what_it_saved_and_its_mlp_is_a_little_wider(tmp_path):
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("config.json", lambda p: p.unlink(), "missing: is .*model a saved QuReModel"),
+        ("config.json", lambda p: p.unlink(), "model is no saved QuReModel"),
         ("config.json", lambda p: p.write_text(p.read_text()[:40]), "config.json"),
         ("config.json", lambda p: p.write_bytes(bytes([255, 254, 0])), "config.json"),
         ("config.json", lambda p: p.write_text("[]"), "config.json"),
@@ -87,6 +91,64 @@ def test_a_damaged_folder_is_refused_by_name(model, tmp_path, file, damage, mess
     damage(tmp_path / "model" / file)
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / "model")
+
+
+class TestSomethingElse:
+    """What people name where a model's folder is expected."""
+
+    CONVERT = r"published_weights {} OUT --vocabulary"
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            lambda p, world: train.main([str(world), "--checkpoint", p]),
+            lambda p, world: evaluation.main(["fashioniq", "--checkpoint", p, "--root", world]),
+            lambda p, world: diagnose.main(
+                ["--checkpoint", p, "--dataset", "fashioniq", "--root", world]
+            ),
+        ],
+        ids=["train", "evaluation", "diagnose"],
+    )
+    def test_each_command_says_how_to_convert_a_file(
+        self, command, smoke_world, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        torch.save({"model": {}}, "x.pth")
+        assert command("x.pth", str(smoke_world)) == 2
+        said = capsys.readouterr().err
+        assert "x.pth is no saved QuReModel" in said
+        assert "python -m qure_lib.features.published_weights x.pth OUT" in said
+
+    @pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "notes.txt"])
+    def test_a_folder_of_other_files(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"")
+        for path in (tmp_path, tmp_path / name):
+            with pytest.raises(ValueError, match=self.CONVERT.format(re.escape(str(path)))):
+                load_model(path)
+
+    def test_a_hub_snapshot(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "blip-2"}')
+        with pytest.raises(ValueError, match=self.CONVERT.format(re.escape(str(tmp_path)))):
+            load_model(tmp_path)
+
+    @pytest.mark.parametrize("inside", ["", "checkpoint.pt", "vision_encoder.safetensors"])
+    def test_a_run(self, run, inside):
+        (run / "checkpoint.pt").touch()
+        with pytest.raises(ValueError, match="of the run .*run, name best/ or last/"):
+            load_model(run / inside)
+
+    def test_nothing(self, tmp_path):
+        with pytest.raises(ValueError, match="nothing is missing; name the folder"):
+            load_model(tmp_path / "nothing")
+
+    def test_a_folder_whose_replacement_was_killed(self, model, tmp_path):
+        save_model(model, tmp_path / "best")
+        aside = tmp_path / ".best.xyz"  # as `replacing` leaves it between its two renames
+        aside.mkdir()
+        (tmp_path / "best").rename(aside / "best")
+        save_model(make_model(1), aside / "best.old")
+        assert same(load_model(tmp_path / "best"), model)
+        assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("key", asdict(TINY))
