@@ -62,6 +62,14 @@ class TestNotebook:
                 nodes = ast.walk(ast.parse(cell.source))
                 assert not any(isinstance(node, kinds) for node in nodes), cell.id
 
+    def test_the_working_folder_is_checked_before_anything_else_runs(self, path):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        statements = [node for cell in cells for node in ast.parse(cell.source).body]
+        calls = (s for s in statements if not isinstance(s, ast.Import | ast.ImportFrom))
+        calls = (ast.unparse(s) for s in calls if any(isinstance(n, ast.Call) for n in ast.walk(s)))
+        assert next(calls) == "figures.use_house_style()"
+        assert f"Reports(Path(reports_dir), '{path.stem}')" in next(calls)
+
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_ruff_finds_nothing(command):

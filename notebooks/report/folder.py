@@ -32,10 +32,23 @@ class Reports:
     Args:
         root: the folder; `figures/`, `tables/` and `claims/` are made in it when needed.
         notebook: name of the notebook that writes ("06_preference_study").
+
+    Raises:
+        ValueError: `root` is relative, and the working folder is neither the notebook's nor one
+            beside it: the notebook's other paths would lead elsewhere too.
     """
 
     root: Path
     notebook: str
+
+    def __post_init__(self) -> None:
+        file = f"{self.notebook}.ipynb"
+        places = Path(file), Path("..", "notebooks", file)
+        if not self.root.is_absolute() and not any(place.is_file() for place in places):
+            raise ValueError(
+                f"the working folder is {Path.cwd()}, but the paths of {file}, such as "
+                f"{self.root}, begin in its own folder, notebooks/: set the working folder to it"
+            )
 
     def write_note(self, kind: str, name: str, caption: str, **more: Any) -> Path:
         """Write the note by which the index finds a figure, a table or a claim's measurement.

@@ -1,6 +1,7 @@
 """A report folder: its notes, which are refused, and what the exporter of figures promises."""
 
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,30 @@ from qure_lib.reporting import figures
 
 pytestmark = pytest.mark.usefixtures("style")
 DATA = pd.DataFrame({"rank": [0, 1, 2], "score": [0.9, 0.5, 0.1]})
+
+
+@pytest.mark.parametrize("folder", ["", "notebooks/profiles", ".."])
+def test_another_working_folder_is_refused_before_anything_is_written(
+    root, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(root / folder)
+    with pytest.raises(ValueError, match="working folder is .* begin in its own folder, notebooks"):
+        Reports(Path("../reports"), "03_hard_negatives")
+    assert Reports(tmp_path, "03_hard_negatives").root == tmp_path  # where it is said in full
+
+
+def test_a_copy_in_a_folder_beside_the_notebooks_may_write(tmp_path, monkeypatch):
+    for name in ("notebooks", "lab", "lab/inner"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notebooks" / "01_first.ipynb").touch()
+    for name in ("notebooks", "lab"):
+        monkeypatch.chdir(tmp_path / name)
+        assert Reports(Path("reports"), "01_first").root == Path("reports")
+    monkeypatch.chdir(tmp_path / "lab" / "inner")
+    with pytest.raises(ValueError, match="working folder is .*inner"):
+        Reports(Path("reports"), "01_first")
+    Path("01_first.ipynb").touch()
+    assert Reports(Path("reports"), "01_first").notebook == "01_first"
 
 
 def test_a_note_says_what_the_page_needs(reports):
