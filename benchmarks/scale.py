@@ -276,6 +276,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scratch", type=Path, default=ROOT / "runs" / "scale", help="on a disk")
     parser.add_argument("--threads", type=int, default=Setting.threads)
     options = parser.parse_args(arguments)
+    for name, least in (("threads", options.threads), ("sizes", min(options.sizes))):
+        if least < 1:
+            parser.error(f"--{name} must be at least 1, not {least}")
     setting = Setting(threads=options.threads)
     begin, rows = time.perf_counter(), []
     for size in tqdm(sorted(options.sizes), "sizes"):

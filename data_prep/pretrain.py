@@ -263,6 +263,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = {n: getattr(options, n) for n in ("world", "size", "folder") if getattr(options, n)}
     recipe = replace(MODELS[options.model], **given)
     if options.epochs is not None:
+        if options.epochs < 1:
+            parser().error(f"--epochs must be at least 1, not {options.epochs}")
         recipe = replace(recipe, settings=recipe.settings | {"epochs": options.epochs})
     started = time.perf_counter()
     model, tokenizer, record = pretrain(recipe)

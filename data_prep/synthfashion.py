@@ -189,9 +189,13 @@ def prepare(
         root.
 
     Raises:
-        ValueError: an unknown size or world, or other files at root.
+        ValueError: an unknown size or world, a seed or number of workers too low, or other files
+            at root.
     """
     root = Path(root)
+    for kind, number, lowest in (("seed", seed, 0), ("workers", workers, 1)):
+        if number < lowest:
+            raise ValueError(f"{kind} must be at least {lowest}, not {number}")
     for kind, name, known in (("size", size, SIZES), ("world", world, WORLDS)):
         if name not in known:
             raise ValueError(f"{kind} {name!r} is unknown; choose one of {', '.join(known)}")
@@ -237,9 +241,12 @@ def main() -> None:
         "--contact-sheet", type=Path, metavar="PNG", help="picture of sample queries"
     )
     args = parser.parse_args()
-    prepare(args.root, args.size, args.seed, world=args.world)
-    if args.contact_sheet:
-        contact_sheet(args.root, args.contact_sheet)
+    try:
+        prepare(args.root, args.size, args.seed, world=args.world)
+        if args.contact_sheet:
+            contact_sheet(args.root, args.contact_sheet)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
     print(f"SynthFashion ({args.world}, {args.size}, seed {args.seed}) is in {args.root}")
 
 

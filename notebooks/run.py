@@ -34,6 +34,7 @@ from outputs import replacing_outputs
 from report.page import build_index
 from tqdm import tqdm
 
+from qure_lib.device import usable_cores
 from qure_lib.files import run_command
 from qure_lib.manifest import git_commit
 
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     """Run a profile's notebooks and build the index; the exit status is 1 if one fails."""
     options = parser().parse_args(arguments)
     try:
+        if options.workers < 1:
+            raise ValueError(f"--workers must be at least 1, not {options.workers}")
         given = {"reports_dir": options.reports, "runs_dir": options.runs}
         given |= {"allow_missing": True} if options.allow_missing else {}
         jobs = plan(folder, options.profile, options.only, given)
@@ -113,6 +116,9 @@ def plan(folder: Path, profile: str, only: list[str], given: dict[str, Any]) -> 
             `parameters` cell.
     """
     notebooks = find_notebooks(folder)
+    known = sorted(path.stem for path in (folder / "profiles").glob("*.yaml"))
+    if profile not in known:
+        raise ValueError(f"no profile {profile!r}; there are {known}")
     chosen = load_profile(folder / "profiles" / f"{profile}.yaml")
     unknown = sorted(chosen.keys() - {path.stem for path in notebooks.values()} - {"all"})
     unknown += [number for number in only if number not in notebooks]
@@ -163,12 +169,9 @@ def load_profile(path: str | Path) -> dict[str, dict[str, Any]]:
             with `run: false` is left out.
 
     Raises:
-        ValueError: no such profile, not YAML, a key twice, or not of that shape.
+        ValueError: not YAML, a key twice, or not of that shape.
     """
     path = Path(path)
-    if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise ValueError(f"no profile {path.stem!r}; there are {known}")
     try:
         profile = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
     except yaml.YAMLError as error:
@@ -270,9 +273,17 @@ def _open_pool(workers: int) -> ProcessPoolExecutor:
     positions = context.SimpleQueue()  # lines of the terminal, one a process
     for position in range(1, workers + 1):
         positions.put(position)
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()) // workers
-    arguments = positions, context.RLock(), str(max(threads, 1))
+    arguments = positions, context.RLock(), str(max(allowed_threads() // workers, 1))
     return ProcessPoolExecutor(workers, context, _start_worker, arguments)
+
+
+def allowed_threads() -> int:
+    """The first number of OMP_NUM_THREADS, which may list one for each level of nesting.
+
+    Without one, the cores: OpenMP itself warns of another value and ignores it.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else usable_cores()
 
 
 def _start_worker(positions: Any, lock: Any, threads: str) -> None:

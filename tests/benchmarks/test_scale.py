@@ -73,6 +73,14 @@ def test_a_corpus_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", [["--threads", "0"], ["--sizes", "100", "-5"]])
+def test_a_number_below_one_is_refused_by_name(option, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        scale.main([*option, "--out", str(tmp_path / "out")])
+    assert f"{option[0]} must be at least 1, not {option[-1]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_faiss_is_said_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match="qure-lib"):

@@ -61,6 +61,12 @@ def test_the_large_model_is_trained_and_written(tiny, tmp_path, capsys):
     assert config == ModelConfig(**LARGE.shape, vocab_size=len(load_tokenizer(folder)))
 
 
+def test_a_number_of_epochs_below_one_is_refused_by_name(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        pretrain.main([str(tmp_path / "new"), "--epochs", "0"])
+    assert "--epochs must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_the_mini_model_s_bits_do_not_depend_on_a_gpu(tiny, tmp_path, monkeypatch, stage1):
     monkeypatch.setattr(pretrain, "train_tokenizer", lambda captions: load_tokenizer(stage1))
     settings = MODELS["mini"].settings | {"epochs": 1}

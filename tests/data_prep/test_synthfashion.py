@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_file_as_root_and_unknown_size_are_refused(tmp_path):
         prepare(tmp_path / "file", "smoke")
     with pytest.raises(ValueError, match="choose one of smoke, mini"):
         prepare(tmp_path / "new", "huge")
+
+
+@pytest.mark.parametrize("number", [{"seed": -1}, {"workers": 0}])
+def test_a_number_too_low_is_refused_by_name(tmp_path, number, monkeypatch, capsys):
+    ((name, value),) = number.items()
+    with pytest.raises(ValueError, match=f"{name} must be at least {value + 1}, not {value}"):
+        prepare(tmp_path / "new", "smoke", **number)
+    monkeypatch.setattr(sys, "argv", ["synthfashion", str(tmp_path / "new"), "--seed=-1"])
+    with pytest.raises(SystemExit, match="1"):
+        synthfashion.main()
+    assert capsys.readouterr().err == "seed must be at least 0, not -1\n"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("tiny")

@@ -158,7 +158,7 @@ while not os.path.exists(os.path.join(reports_dir, THEIRS)):
 def test_two_notebooks_run_at_a_time_and_share_the_threads(
     write_notebook, start, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.setenv("OMP_NUM_THREADS", "6,1")
     threads = "assert os.environ['OMP_NUM_THREADS'] == '3', os.environ['OMP_NUM_THREADS']"
     for name, mine, theirs in (("01_first", "a", "b"), ("02_second", "b", "a")):
         met = WAIT.replace("MINE", repr(mine)).replace("THEIRS", repr(theirs))
@@ -167,6 +167,27 @@ def test_two_notebooks_run_at_a_time_and_share_the_threads(
     status, printed = start("--workers", "2")
     assert status == 0, printed
     assert (tmp_path / "reports" / "tables" / "extra_02_second.csv").exists()
+
+
+@pytest.mark.parametrize("given", ["5", "5,1", " 5 , 2", "5,,"])
+def test_the_first_of_several_numbers_of_threads_counts(given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert run.allowed_threads() == 5
+
+
+@pytest.mark.parametrize("given", ["", "0", "-2", "x", "2.5", "²"])
+def test_what_openmp_ignores_is_ignored(given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(run, "usable_cores", lambda: 3)
+    assert run.allowed_threads() == 3
+
+
+@pytest.mark.parametrize("workers", ["0", "-1"])
+def test_a_number_of_workers_below_one_is_refused(write_notebook, start, tmp_path, workers):
+    write_notebook("01_first", PARAMETERS, SAVE)
+    status, printed = start("--workers", workers)
+    assert status == 1 and f"--workers must be at least 1, not {workers}" in printed
+    assert not (tmp_path / "reports").exists()
 
 
 def test_a_notebook_waits_for_those_its_metadata_name(write_notebook, start, tmp_path):
@@ -223,6 +244,8 @@ def wait_until(condition, seconds=60):
     ("profile", "arguments", "message"),
     [
         ("{}", ["--profile", "huge"], "no profile 'huge'; there are ['tiny']"),
+        ("{}", ["--profile", "../profiles/tiny"], "no profile '../profiles/tiny'; there are ['ti"),
+        ("{}", ["--profile", ""], "no profile ''; there are ['tiny']"),
         ("05_other: {epochs: 1}", [], "no notebook 05_other; there are ['01_first']"),
         ("{}", ["--only", "09"], "no notebook 09"),
         ("01_first: {epoch: 1}", [], "01_first: no parameter 'epoch'; it declares ['epochs'"),
