@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,15 +35,27 @@ HEAD_WIDTH = {"clip": 64, "eva": 88, "qformer": 64}
 # Blocks that BLIP-2 keeps of each tower, by encoder and width: all but the last.
 PUBLISHED_BLOCKS = {("clip", 1024): 23, ("eva", 1408): 39}
 AFTER_LAST_BLOCK = r"(ln_post|ln_final|norm|fc_norm|head)\.|proj$"
+# What may lie beside tensors in a pickle: to read it runs no code of the file's choice. NumPy's
+# functions have had two addresses.
+PLAIN_DATA: list[Any] = [argparse.Namespace, np.ndarray, np.dtype]
+PLAIN_DATA += [type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"]
+PLAIN_DATA += [
+    (function, f"numpy.{core}.multiarray.{function.__name__}")
+    for function in (np.float64().__reduce__()[0], np.zeros(0).__reduce__()[0])
+    for core in ("core", "_core")
+]
 
 
-def load_pretrained(path: str | Path, vision: str | Path | None = None) -> QuReModel:
+def load_pretrained(
+    path: str | Path, vision: str | Path | None = None, state: str | None = None
+) -> QuReModel:
     """Load published weights as float32; the content tells their format, not the file's name.
 
     Sizes are those of the tensors; a head has BLIP-2's width, 64 (ViT-g 88). Formats:
 
     - A LAVIS checkpoint (`blip2_pretrained_vitL.pth`, `blip2_pretrained.pth`) or the release's
-      fine-tuned `model.pth`: the state dict bare or nested, under any prefix.
+      fine-tuned `model.pth`, pickled or in safetensors: the state dict bare or nested, under any
+      prefix.
     - A hub snapshot folder of `blip2-itm-vit-g` in safetensors, sharded or not. It has no
       temperature: 0.07 is taken, with a warning. Its ln_vision has eps 1e-6, ours LAVIS's 1e-5.
     - A folder of `save_model`.
@@ -51,28 +64,36 @@ def load_pretrained(path: str | Path, vision: str | Path | None = None) -> QuReM
         vision: the frozen tower's own file (`clip_vit_L.pth`, `eva_vit_g.pth`) for a LAVIS
             checkpoint without one. BLIP-2 reads the output of the last block but one: a last block
             (ViT-L's 24th, ViT-g's 40th) and what follows it are left out, with a warning.
+        state: which of several state dicts of a file, such as "model_ema".
 
     Raises:
-        ValueError: missing, truncated, of another kind, or a pickle that holds more than tensors;
-            a tower that is missing, given twice, or of another width or depth than the published;
-            a vocabulary without [DEC]; any key missing, unexpected or of another shape, by name.
+        ValueError: missing, truncated, of another kind, or a pickle that holds code; several state
+            dicts, of which none is named; a tower that is missing, given twice, or of another width
+            or depth than the published; a vocabulary without [DEC]; any key missing, unexpected or
+            of another shape, by name.
     """
     path = Path(path)
     if not path.is_dir():
-        return _from_lavis(path, vision and Path(vision))
+        return _from_lavis(path, vision and Path(vision), state)
     if vision is not None:
         raise ValueError(f"{path} holds its own vision tower; leave {vision} out")
+    if state is not None:
+        raise ValueError(f"{path} is a folder, which holds one state; leave {state!r} out")
     config = read_json(path / "config.json", dict)
     return _from_hub(path, config) if "model_type" in config else load_model(path)
 
 
 def convert_lavis_checkpoint(
-    source: str | Path, out: str | Path, vocabulary: str | Path, vision: str | Path | None = None
+    source: str | Path,
+    out: str | Path,
+    vocabulary: str | Path,
+    vision: str | Path | None = None,
+    state: str | None = None,
 ) -> QuReModel:
     """Write weights that `load_pretrained` reads as a new folder `out` for `Retriever.open`.
 
     Args:
-        source, vision: as for `load_pretrained`.
+        source, vision, state: as for `load_pretrained`.
         vocabulary: folder of BERT-uncased's vocabulary, as for `bert_tokenizer`.
 
     Raises:
@@ -83,7 +104,7 @@ def convert_lavis_checkpoint(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists; name a folder to make, or remove it first")
     tokenizer = bert_tokenizer(vocabulary)
-    model = load_pretrained(source, vision)
+    model = load_pretrained(source, vision, state)
     if model.config.vocab_size != len(tokenizer):
         sizes = f"{model.config.vocab_size:,} tokens, {vocabulary} has {len(tokenizer):,}"
         raise ValueError(f"{source} embeds {sizes}; get the vocabulary that it was trained with")
@@ -102,8 +123,8 @@ def parameter_counts(model: QuReModel) -> dict[str, int]:
     return counts
 
 
-def _from_lavis(path: Path, vision: Path | None) -> QuReModel:
-    state, prefix = _read_state(path, QFORMER_MARKERS), "visual_encoder."
+def _from_lavis(path: Path, vision: Path | None, chosen: str | None) -> QuReModel:
+    state, prefix = _read_state(path, QFORMER_MARKERS, chosen), "visual_encoder."
     tower = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if tower and vision is not None:
         raise ValueError(f"{path} holds its own vision tower; leave {vision} out")
@@ -172,17 +193,26 @@ def _read_shards(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from state.items()
 
 
-def _read_state(path: Path, markers: tuple[str, ...]) -> State:
-    """The tensors of a file beside the only one that a marker names, under names without prefix."""
-    weights = rename(_flatten(_unpickle(path)), str, path)
-    found = [(n, m) for n in weights for m in markers if n == m or n.endswith("." + m)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{path} holds {len(found) or 'no'} tensors named {' or '.join(markers)}, not one: it "
-            f"is not {'a BLIP-2 checkpoint' if markers == QFORMER_MARKERS else 'a vision tower'}"
-        )
-    prefix = found[0][0].removesuffix(found[0][1])
-    state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+def _read_state(path: Path, markers: tuple[str, ...], chosen: str | None = None) -> State:
+    """The tensors of a file beside the only one that a marker names, under names without prefix.
+
+    Args:
+        chosen: which of several such states: the name of a dictionary that holds it.
+    """
+    weights = rename(_read_file(path), str, path)
+    tensors = [name for name, value in weights.items() if isinstance(value, Tensor)]
+    found = [n.removesuffix(m) for n in tensors for m in markers if f".{n}".endswith(f".{m}")]
+    if not found:
+        kind = "a BLIP-2 checkpoint" if markers == QFORMER_MARKERS else "a vision tower"
+        raise ValueError(f"{path} holds no tensors named {' or '.join(markers)}: it is not {kind}")
+    taken = [p for p in found if chosen is None or f"{p}.".startswith(f"{chosen}.")]
+    if len(taken) != 1:
+        names = ", ".join(repr(p.removesuffix(".")) for p in found)
+        remedy = "with --state" if markers == QFORMER_MARKERS else "by saving it alone"
+        raise ValueError(f"{path} holds weights under {names}; choose one of them {remedy}")
+    prefix, inner = taken[0], tuple(p for p in found if len(p) > len(taken[0]))  # states within it
+    names = [n for n in weights if n.startswith(prefix) and not n.startswith(inner)]
+    state = {n.removeprefix(prefix): weights[n] for n in names}
     if odd := sorted(k for k, v in state.items() if getattr(v, "layout", None) != torch.strided):
         raise ValueError(f"{path}: not dense tensors: {', '.join(odd)}")
     if sum(v.numel() * v.element_size() for v in state.values()) > 2 * path.stat().st_size + 2**20:
@@ -190,22 +220,32 @@ def _read_state(path: Path, markers: tuple[str, ...]) -> State:
     return state
 
 
-def _unpickle(path: Path) -> Any:
-    """What a checkpoint file holds; code in it is never run."""
+def _read_file(path: Path) -> list[tuple[str, Any]]:
+    """What a checkpoint file holds, by its names joined by dots; code in it is never run."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; name a checkpoint file, or a folder of weights")
-    try:
-        with path.open("rb") as stream:  # given a path, torch would go by the name's ending
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a broken file can raise anything
-        raise ValueError(
-            f"{path} is not a checkpoint of plain tensors ({type(error).__name__}): truncated, of "
-            "another kind, or a pickle that holds code, which is never run; get the file again"
-        ) from error
+    with path.open("rb") as stream:
+        if stream.read(9)[8:] == b"{":  # safetensors: the length of a header in JSON, and that
+            return list(read_safetensors(path).items())
+        stream.seek(0)
+        try:  # given a path, torch would go by the name's ending
+            with torch.serialization.safe_globals(PLAIN_DATA):
+                content = torch.load(stream, map_location="cpu", weights_only=True)
+            return list(_flatten(content))
+        except Exception as error:  # unpickling a broken file can raise anything
+            reason = f"({type(error).__name__}): truncated, or of another kind; get the file again"
+            if code := re.search(r"(?:GLOBAL |but got <class ')([\w.]+)", str(error)):
+                reason = (
+                    f"alone: it holds {code[1]}, which only code can rebuild, and code in a file "
+                    "is never run; write the tensors alone: torch.save(model.state_dict(), FILE)"
+                )
+            raise ValueError(f"{path} is not a checkpoint of plain tensors {reason}") from error
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dictionaries within dictionaries -> (names joined by dots, value) of all else."""
+    """Dictionaries and lists within each other -> (names joined by dots, value) of all else."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
     if not isinstance(value, dict):
         yield prefix.removesuffix("."), value
         return
@@ -296,6 +336,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--vocabulary", required=True, help="folder with BERT-uncased's vocab.txt")
     parser.add_argument("--vision", type=Path, help="the tower's file, if source has none")
+    parser.add_argument("--state", metavar="NAME", help="which one, if source has several")
     options = parser.parse_args()
     try:
         model = convert_lavis_checkpoint(**vars(options))

@@ -5,6 +5,8 @@ import os
 import pickle
 import shutil
 import sys
+from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +76,12 @@ def test_the_architecture_is_read_from_the_shapes(encoder, tmp_path):
         lambda state: {"epoch": 3, "Blip2QformerCir": state},
         lambda state: {"run": {"best": {"state": {"model": state}}, "seed": 1}},
         lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"a": {"b": {"c": {"d": state}}}},
+        lambda state: {"checkpoints": [{"epoch": 1}, ({"model": state}, 3)]},
+        lambda state: {"model": state, "config": {"query_tokens": 32, "model": "query_tokens"}},
         lambda state: {n: v.half() if n.startswith(PREFIX) else v for n, v in state.items()},
     ],
-    ids=["LAVIS", "bare", "nested", "deep", "prefixed", "half"],
+    ids=["LAVIS", "bare", "nested", "deep", "prefixed", "four", "list", "config", "half"],
 )
 def test_content_decides_not_the_name(wrap, tmp_path):
     expected = load_pretrained(write(tmp_path / "a.pth", {"model": lavis_state()}))
@@ -166,8 +171,8 @@ IN_PROJ = f"{PREFIX}transformer.resblocks.0.attn.in_proj_bias"
         (lambda s: s.update(temp=torch.zeros(2).to_sparse()), "not dense tensors: temp"),
         (lambda s: s.update(epoch=3), "not dense tensors: epoch"),
         (lambda s: s.update(query_tokens=torch.zeros(1, 0, 128)), "query_tokens"),
-        (lambda s: s.update({"a.query_tokens": torch.ones(1)}), "holds 2 tensors"),
-        (lambda s: s.update(ema=dict(s)), "holds 2 tensors"),
+        (lambda s: s.update({"a.query_tokens": torch.ones(1)}), "weights under .*choose one"),
+        (lambda s: s.update(ema=dict(s)), "weights under .*choose one"),
         (lambda s: s.update(Qformer={"bert": {"x": 1}}, **{"Qformer.bert.x": 2}), "x twice"),
         (lambda s: s.update(query_tokens=torch.ones(1).expand(1, 10**9, 128)), "more bytes"),
         (lambda s: s.update({CONV: torch.tensor(1.0)}), "patch_embedding"),
@@ -200,14 +205,115 @@ class Code:
         return os.mkdir, (self.folder,)
 
 
+def write_both_ways(path: Path, content: object) -> list[Path]:
+    """A checkpoint in torch's present format, and in the one before 1.6."""
+    old = path.with_suffix(".old.pth")
+    torch.save(content, old, _use_new_zipfile_serialization=False)
+    return [write(path, content), old]
+
+
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
-    plain = tmp_path / "plain.pth"
-    plain.write_bytes(pickle.dumps({"model": Code(tmp_path / "made")}, protocol=2))
-    packed = write(tmp_path / "packed.pth", {"model": Code(tmp_path / "made")})
-    for path in (plain, packed):
-        with pytest.raises(ValueError, match=r"p\w+\.pth is not a checkpoint.*never run"):
+    plain, code = tmp_path / "plain.pth", Code(tmp_path / "made")
+    plain.write_bytes(pickle.dumps({"model": code}, protocol=2))
+    beside = write_both_ways(tmp_path / "beside.pth", {"model": lavis_state(), "args": code})
+    within = Namespace(lr=1.0, hook=code)
+    within = write_both_ways(tmp_path / "within.pth", {"model": lavis_state(), "args": within})
+    listed = np.array([code], dtype=object)
+    listed = write_both_ways(tmp_path / "listed.pth", {"model": lavis_state(), "args": listed})
+    for path in (plain, *beside, *within, *listed):
+        reason = r"it holds [\w.]*(mkdir|ObjectDType), which only code .* never run; write the"
+        with pytest.raises(ValueError, match=rf"{path.name} is not a checkpoint.*{reason}"):
             load_pretrained(path)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("other", [Path("folder"), defaultdict(int), np.array([{}], dtype=object)])
+def test_what_is_no_plain_data_is_named_and_not_called_truncated(other, tmp_path):
+    kind = "ObjectDType" if isinstance(other, np.ndarray) else type(other).__name__
+    for path in write_both_ways(tmp_path / "a.pth", {"model": lavis_state(), "other": other}):
+        with pytest.raises(ValueError, match=rf"it holds [\w.]+\.{kind}, which only code"):
+            load_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Namespace(lr=1e-5, run=Namespace(name="x", sizes=[1, 2])),
+        np.float64(0.5),
+        {"best": np.float32(3), "seen": np.int64(9), "done": np.bool_(True), "n": np.str_("x")},
+        np.random.RandomState(0).get_state(),
+        [np.zeros((2, 3)), np.dtype("float16")],
+    ],
+)
+def test_plain_data_beside_the_weights_are_read_over(beside, tmp_path):
+    expected = load_pretrained(write(tmp_path / "plain.pth", lavis_state()))
+    for path in write_both_ways(tmp_path / "a.pth", {"model": lavis_state(), "beside": beside}):
+        assert same(load_pretrained(path), expected)
+
+
+def test_numpys_older_names_are_known_too(tmp_path):
+    path = write_both_ways(tmp_path / "a.pth", {"model": lavis_state(), "best": np.float64(3)})[1]
+    content, new = path.read_bytes(), b"numpy._core.multiarray"
+    assert new in content
+    path.write_bytes(content.replace(new, b"numpy.core.multiarray"))
+    assert load_pretrained(path).temperature.item() == pytest.approx(0.3)
+
+
+class TestSeveralStates:
+    def warm(self):
+        return {name: value + 1 for name, value in lavis_state().items()}
+
+    @pytest.mark.parametrize(
+        ("wrap", "names"),
+        [
+            (lambda one, other: {"model": one, "model_ema": other}, ["model", "model_ema"]),
+            (lambda one, other: {"model": one, "ema": {"module": other}}, ["model", "ema"]),
+            (lambda one, other: one | {"ema": other}, ["", "ema"]),
+            (lambda one, other: {"model": one | {"ema": other}}, [None, "model.ema"]),
+            (lambda one, other: {"states": [one, other]}, ["states.0", "states.1"]),
+        ],
+    )
+    def test_are_named_and_one_can_be_chosen(self, wrap, names, tmp_path):
+        path = write(tmp_path / "a.pth", wrap(lavis_state(), self.warm()))
+        listed = "', '".join(name for name in names if name)
+        with pytest.raises(
+            ValueError, match=rf"a\.pth holds weights under .*{listed[-5:]}.*--state"
+        ):
+            load_pretrained(path)
+        for name, temperature in zip(names, (0.3, 1.3), strict=True):
+            if name is not None:
+                chosen = load_pretrained(path, state=name)
+                assert chosen.temperature.item() == pytest.approx(temperature)
+        with pytest.raises(ValueError, match=r"holds weights under .*; choose one"):
+            load_pretrained(path, state="mode")
+
+    def test_a_wrong_choice_is_refused_where_there_is_one_too(self, stage1, tmp_path):
+        path = write(tmp_path / "a.pth", {"model": lavis_state()})
+        with pytest.raises(ValueError, match=r"holds weights under 'model'; choose one"):
+            load_pretrained(path, state="model_ema")
+        with pytest.raises(ValueError, match=r"is a folder, .*leave 'model' out"):
+            load_pretrained(stage1, state="model")
+
+    def test_of_towers_are_named(self, tmp_path):
+        trained, tower = split(lavis_state())
+        path = write(tmp_path / "a.pth", trained)
+        vision = write(tmp_path / "tower.pth", {"visual": tower, "ema": tower})
+        with pytest.raises(
+            ValueError, match=r"tower\.pth holds .*'visual', 'ema'; .*saving it alone"
+        ):
+            load_pretrained(path, vision)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_lavis_names_in_safetensors(name, prefix, tmp_path):
+    expected = load_pretrained(write(tmp_path / "plain.pth", lavis_state()))
+    state = {f"{prefix}{n}": v.clone() for n, v in lavis_state().items()}
+    save_file(state, tmp_path / name)
+    assert same(load_pretrained(tmp_path / name), expected)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        load_pretrained(tmp_path / name)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, 200_000, -1])
@@ -396,6 +502,9 @@ def test_the_command(published, bert_vocabulary, tmp_path, monkeypatch, capsys):
     assert load_tokenizer(tmp_path / "out").bos_token == "[DEC]"
     for part, count in parameter_counts(model).items():
         assert f"{count:,}  {part}" in printed
+    both = write(tmp_path / "both.pth", {"ema": torch.load(source)["model"], "empty": {}})
+    run_command(monkeypatch, both, tmp_path / "chosen", *options, "--state", "ema")
+    assert same(load_pretrained(tmp_path / "chosen"), model)
     with pytest.raises(SystemExit, match="1"):
         run_command(monkeypatch, source, tmp_path / "other", *options[:2])
     assert "vision tower" in capsys.readouterr().err
