@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float
 def _setting(default: Any, about: str) -> Any:
     """A field with its default and its line of help, which the commands print."""
     return field(default=default, metadata={"help": about})
+
+
+def _check_count(name: str, value: int | None, lowest: int = 1) -> None:
+    """Refuse what is no whole number from `lowest` on; None, which is no number, passes."""
+    if value is not None and not (isinstance(value, Integral) and value >= lowest):
+        raise ValueError(f"{name} must be a whole number of at least {lowest}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,9 @@ class MiningConfig:
         if self.drop_rule not in RULES:
             raise ValueError(f"drop_rule must be one of {RULES}, not {self.drop_rule!r}")
         check_curve(self.curve, 1.0 if self.temperature is None else self.temperature)
-        least = {"top_k": 1, "consecutive_threshold": 0, "search_window": 1, "set_size": 1}
-        for name, lowest in least.items():
-            if (value := getattr(self, name)) is not None and value < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, not {value}")
+        for name in ("top_k", "search_window", "set_size"):
+            _check_count(name, getattr(self, name))
+        _check_count("consecutive_threshold", self.consecutive_threshold, 0)
 
 
 @dataclass(frozen=True)
@@ -75,27 +81,14 @@ class TrainConfig:
     memory: int = _setting(256 * 2**20, "bytes for one chunk of scores")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "n_def", "learning_rate", "negatives", "memory"):
-            if not getattr(self, name) > 0:  # NaN is not
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        self._check_numbers()
         for name in ("precision", "embed_precision"):
             if getattr(self, name) not in PRECISIONS:
                 known, given = tuple(PRECISIONS), getattr(self, name)
                 raise ValueError(f"{name} must be one of {known}, not {given!r}")
-        if self.set_sizes is not None and min(self.set_sizes) < 1:
-            raise ValueError(f"set_sizes must be at least 1, not {self.set_sizes}")
-        if self.n_def > self.epochs:
-            raise ValueError(
-                f"n_def ({self.n_def}) is above epochs ({self.epochs}), and hard negatives are "
-                "redefined at most once an epoch; lower n_def or train longer"
-            )
         needs_negatives = find_objective(self.objective).needs_negatives
         mines = needs_negatives and self.mining.strategy != "all_corpus"
-        if (mines or self.warm_up_objective) and not self.definition_epochs:
-            raise ValueError(
-                f"{self.epochs} epochs with n_def = {self.n_def} never define hard negatives (a "
-                "definition comes every floor(epochs / n_def) epochs, not at epoch 0); raise n_def"
-            )
+        self._check_schedule(mines)
         if self.auxiliary_positives and not (mines and self.mining.strategy == "between_drops"):
             raise ValueError(
                 "auxiliary_positives lie before the first drop: they need the strategy "
@@ -109,6 +102,40 @@ class TrainConfig:
                     f"{name} contrasts the queries of a batch, and batch_size is "
                     f"{self.batch_size}: the loss would be 0; take at least 2"
                 )
+
+    def _check_numbers(self) -> None:
+        for name in ("epochs", "batch_size", "n_def", "negatives", "memory"):
+            _check_count(name, getattr(self, name))
+        sizes = (1, 1) if self.set_sizes is None else self.set_sizes
+        if len(sizes) != 2:
+            raise ValueError(f"set_sizes must be two numbers, first and last, not {sizes}")
+        for size in sizes:
+            _check_count("each of set_sizes", size)
+        _check_count("seed", self.seed, -(2**40))
+        fits = {  # NaN does not
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "min_learning_rate_ratio": 0 <= self.min_learning_rate_ratio <= 1,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "seed": self.seed < 2**40,  # an epoch's is a million times as large, of 64 bits
+        }
+        for name, fit in fits.items():
+            if not fit:
+                raise ValueError(f"{name} is out of its range: {getattr(self, name)}")
+
+    def _check_schedule(self, mines: bool) -> None:
+        """Refuse a schedule that has no definition where one is needed, or more than epochs."""
+        least = 2 if self.warm_up and (mines or self.warm_up_objective) else 1
+        if least <= self.n_def <= self.epochs:
+            return
+        remedy = f"take n_def from {least} to epochs"
+        if least == 2:
+            remedy += ", --epochs 2 or more; or --n-def 1 with --no-warm-up, which mines at epoch 0"
+        if least == 2 and not self.warm_up_objective:
+            remedy += ", or with --strategy all_corpus, which does not mine"
+        raise ValueError(
+            f"n_def is {self.n_def} and epochs {self.epochs}, but hard negatives are redefined "
+            f"every floor(epochs / n_def) epochs: {remedy}"
+        )
 
     @property
     def definition_epochs(self) -> tuple[int, ...]:

@@ -146,6 +146,9 @@ class Loop:
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
         self.encoder = Encoder(self.model, compiled=False)
         self.triplets = [t for q in data.train.values() for t in q.triplets]
+        used = {config.objective_at(epoch) for epoch in (0, config.warm_up_epochs)}
+        if len(self.triplets) < 2 and not all(find_objective(n).needs_negatives for n in used):
+            raise ValueError("in-batch contrast needs at least two training queries; there is one")
         tokens = retriever.tokenize([t.caption for t in self.triplets])
         self.input_ids, self.attention_mask = tokens
         self.caption_lengths = self.attention_mask.sum(dim=1).cpu()
@@ -239,8 +242,7 @@ class Loop:
         """One pass over the triplets. Returns the mean loss, and the gradient's mean norm.
 
         Raises:
-            ValueError: the loss is not finite (a GPU is asked every CHECKED steps and at the end),
-                or there is one query for in-batch contrast.
+            ValueError: the loss is not finite (a GPU is asked every CHECKED steps and at the end).
         """
         negatives = self.draw(epoch, generator)
         objective = find_objective(self.config.objective_at(epoch))
@@ -299,8 +301,6 @@ class Loop:
 
     def _join_last(self, batches: list[Tensor]) -> None:
         """Join a last batch of one query to the one before: contrast within it would be 0."""
-        if len(batches) == 1:
-            raise ValueError("in-batch contrast needs at least two training queries; there is one")
         batches[-2:] = [torch.cat(batches[-2:])]
         if processes.is_main():
             tqdm.write(

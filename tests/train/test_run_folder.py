@@ -214,11 +214,22 @@ class TestInBatchContrast:
         train(self.config(batch_size=10), *parts, tmp_path, "run")
         assert "last batch of one" not in "".join(capsys.readouterr())
 
-    def test_a_single_training_query_is_refused(self, parts, tmp_path):
+    @pytest.mark.parametrize(
+        "objectives",
+        [
+            {"objective": "info_nce"},
+            {"objective": "info_nce", "warm_up_objective": "bradley_terry"},
+            {"warm_up_objective": "info_nce"},
+        ],
+    )
+    def test_a_single_training_query_is_refused_before_the_first_step(
+        self, parts, tmp_path, objectives
+    ):
         retriever, data = parts
         one = {"shirt": replace(data.train["shirt"], triplets=data.train["shirt"].triplets[:1])}
+        data, config = replace(data, train=one, relevance={}), replace(CONFIG, **objectives)
         with pytest.raises(ValueError, match="at least two training queries"):
-            train(self.config(), retriever, replace(data, train=one, relevance={}), tmp_path, "run")
+            train(config, retriever, data, tmp_path, "run", Execution(on_epoch=pytest.fail))
 
     def test_pairs_keep_a_last_batch_of_one(self, parts, tmp_path, capsys):
         run = train(replace(CONFIG, batch_size=11), *parts, tmp_path, "run")
