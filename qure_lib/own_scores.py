@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qure_lib.arrays import as_positions
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.drops import check_curve
 from qure_lib.method.mining import choose
@@ -135,16 +136,13 @@ def _check_arrays(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> 
             raise ValueError(f"{name} must be an array or a tensor, not a {type(given).__name__}")
         if "complex" in str(given.dtype):
             raise ValueError(f"{name} must be real numbers, not {given.dtype}")
-    unsigned = isinstance(targets, np.ndarray) and targets.dtype.kind == "u"
-    positions = torch.as_tensor(targets.astype(np.int64) if unsigned else targets)
+    positions = as_positions(targets)
     shape = tuple(scores.shape)
     if len(shape) != 2 or not shape[0] or positions.shape != shape[:1]:
         raise ValueError(
             f"scores {shape} must be (Q, N) with at least one query, and targets "
             f"{tuple(positions.shape)} (Q,)"
         )
-    if positions.is_floating_point() or positions.dtype == torch.bool:
-        raise ValueError(f"targets must be whole numbers, positions in 0..N-1, not {targets.dtype}")
     if (outside := (positions < 0) | (positions >= shape[1])).any():
         query = int(outside.nonzero()[0])
         raise ValueError(

@@ -294,7 +294,7 @@ def test_the_commands_flags_are_the_settings(command, capsys):
     [
         ("--epochs 3", "n_def (6) is above epochs (3)"),
         ("--drop-rule steepest", "drop_rule must be one of"),
-        ("--pool original --batch-size 0", "batch_size must be a whole number of at least 1"),
+        ("--pool original --batch-size 0", "batch_size must be a whole number, at least 1"),
     ],
 )
 def test_the_command_says_what_is_wrong(command, capsys, flags, message):

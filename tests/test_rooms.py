@@ -21,6 +21,7 @@ BEFORE = {
 }
 # Root modules, which import no room.
 SHARED = {
+    "arrays",
     "files",
     "processes",
     "manifest",

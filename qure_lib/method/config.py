@@ -1,8 +1,8 @@
 """The settings of a run: every published hyperparameter with its source."""
 
 import math
-from dataclasses import dataclass, field, replace
-from numbers import Integral
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,15 +13,26 @@ from .losses import find_objective
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def _setting(default: Any, about: str) -> Any:
-    """A field with its default and its line of help, which the commands print."""
-    return field(default=default, metadata={"help": about})
+def _setting(
+    default: Any, about: str, lowest: float | None = None, highest: float = math.inf
+) -> Any:
+    """A field with its default, its line of help, which the commands print, and its range."""
+    return field(default=default, metadata={"help": about, "range": (lowest, highest)})
 
 
-def _check_count(name: str, value: int | None, lowest: int = 1) -> None:
-    """Refuse what is no whole number from `lowest` on; None, which is no number, passes."""
-    if value is not None and not (isinstance(value, Integral) and value >= lowest):
-        raise ValueError(f"{name} must be a whole number of at least {lowest}, not {value!r}")
+def _check_ranges(config: Any) -> None:
+    """Refuse a number, or one of several, that is out of its setting's range; None passes."""
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        lowest, highest = setting.metadata.get("range", (None, None))
+        kind, of = (Real, "") if isinstance(setting.default, float) else (Integral, "whole ")
+        for number in value if isinstance(value, tuple | list) else [value]:
+            if lowest is None or number is None:
+                continue
+            if not (isinstance(number, kind) and lowest <= number <= highest and number < math.inf):
+                most = f", at most {highest}" if highest < math.inf else ""
+                span = f"a {of}number, at least {lowest}{most}"
+                raise ValueError(f"{setting.name} must be {span}, not {number!r}")
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,12 @@ class MiningConfig:
 
     strategy: str = _setting("between_drops", "mining strategy")
     drop_rule: str = _setting("release", "release: the authors' code; largest: Eq. 6")
-    consecutive_threshold: int = _setting(1, "rule release: the drops' ranks differ by more")
-    search_window: int | None = _setting(None, "ranks after the target to search; None: all")
+    consecutive_threshold: int = _setting(1, "rule release: the drops' ranks differ by more", 0)
+    search_window: int | None = _setting(None, "ranks after the target to search; None: all", 1)
     curve: str = _setting("cosine", "cosine, as released; preference: drops in Bradley-Terry's 1-P")
     temperature: float | None = _setting(None, "of the preference curve; None: the model's own")
-    top_k: int = _setting(100, "k of the strategies top_k and after_target_top_k (Fig. 4)")
-    set_size: int | None = _setting(None, "images in a set, from the window's start; None: all")
+    top_k: int = _setting(100, "k of the strategies top_k and after_target_top_k (Fig. 4)", 1)
+    set_size: int | None = _setting(None, "images in a set, from the window's start; None: all", 1)
     options: tuple[tuple[str, Any], ...] = ()  # the strategy's own parameters; takes a mapping
 
     def __post_init__(self) -> None:
@@ -47,9 +58,7 @@ class MiningConfig:
         if self.drop_rule not in RULES:
             raise ValueError(f"drop_rule must be one of {RULES}, not {self.drop_rule!r}")
         check_curve(self.curve, 1.0 if self.temperature is None else self.temperature)
-        for name in ("top_k", "search_window", "set_size"):
-            _check_count(name, getattr(self, name))
-        _check_count("consecutive_threshold", self.consecutive_threshold, 0)
+        _check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -61,27 +70,29 @@ class TrainConfig:
             one is needed, an unknown objective, or in-batch contrast with batches of one query.
     """
 
-    epochs: int = _setting(30, "published: FashionIQ 30, CIRR 50")
-    batch_size: int = _setting(32, "queries a step, of all processes together")
-    learning_rate: float = _setting(5e-6, "published: FashionIQ 5e-6, CIRR 1e-5")
-    min_learning_rate_ratio: float = _setting(0.01, "the rate falls by a cosine to this share")
-    weight_decay: float = _setting(0.05, "AdamW's, on biases and LayerNorms too")
-    n_def: int = _setting(6, "hard negatives are redefined every floor(epochs / n_def) epochs")
+    epochs: int = _setting(30, "published: FashionIQ 30, CIRR 50", 1)
+    batch_size: int = _setting(32, "queries a step, of all processes together", 1)
+    learning_rate: float = _setting(5e-6, "published: FashionIQ 5e-6, CIRR 1e-5", 1e-12)
+    min_learning_rate_ratio: float = _setting(0.01, "the rate's cosine falls to this share", 0, 1)
+    weight_decay: float = _setting(0.05, "AdamW's, on biases and LayerNorms too", 0)
+    n_def: int = _setting(6, "hard negatives are redefined every floor(epochs / n_def) epochs", 1)
     objective: str = _setting("bradley_terry", "training objective")
     warm_up: bool = _setting(True, "--no-warm-up mines before the first step")
     warm_up_objective: str | None = _setting(None, "until the first definition; None: objective")
-    negatives: int = _setting(1, "negatives a query and step; the warm-up draws one")
+    negatives: int = _setting(1, "negatives a query and step; the warm-up draws one", 1)
     auxiliary_positives: bool = _setting(False, "images before the first drop are positives too")
     mining: MiningConfig = field(default_factory=MiningConfig)
-    set_sizes: tuple[int, int] | None = _setting(None, "first and last set size; geometric between")
+    set_sizes: tuple[int, int] | None = _setting(None, "first and last set size, geometric", 1)
     exclude_reference: bool = _setting(False, "never draw the reference (the release may)")
     precision: str = _setting("fp16", "of steps on a GPU: fp16 (published), bf16 or fp32")
     embed_precision: str = _setting("fp32", "of embeddings for mining and val on a GPU")
-    seed: int = _setting(1000, "seed of the run")
-    memory: int = _setting(256 * 2**20, "bytes for one chunk of scores")
+    seed: int = _setting(1000, "seed of the run", -(2**40), 2**40)
+    memory: int = _setting(256 * 2**20, "bytes for one chunk of scores", 1)
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        _check_ranges(self)
+        if self.set_sizes is not None and len(self.set_sizes) != 2:
+            raise ValueError(f"set_sizes must be two numbers, first and last, not {self.set_sizes}")
         for name in ("precision", "embed_precision"):
             if getattr(self, name) not in PRECISIONS:
                 known, given = tuple(PRECISIONS), getattr(self, name)
@@ -102,25 +113,6 @@ class TrainConfig:
                     f"{name} contrasts the queries of a batch, and batch_size is "
                     f"{self.batch_size}: the loss would be 0; take at least 2"
                 )
-
-    def _check_numbers(self) -> None:
-        for name in ("epochs", "batch_size", "n_def", "negatives", "memory"):
-            _check_count(name, getattr(self, name))
-        sizes = (1, 1) if self.set_sizes is None else self.set_sizes
-        if len(sizes) != 2:
-            raise ValueError(f"set_sizes must be two numbers, first and last, not {sizes}")
-        for size in sizes:
-            _check_count("each of set_sizes", size)
-        _check_count("seed", self.seed, -(2**40))
-        fits = {  # NaN does not
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "min_learning_rate_ratio": 0 <= self.min_learning_rate_ratio <= 1,
-            "weight_decay": 0 <= self.weight_decay < math.inf,
-            "seed": self.seed < 2**40,  # an epoch's is a million times as large, of 64 bits
-        }
-        for name, fit in fits.items():
-            if not fit:
-                raise ValueError(f"{name} is out of its range: {getattr(self, name)}")
 
     def _check_schedule(self, mines: bool) -> None:
         """Refuse a schedule that has no definition where one is needed, or more than epochs."""

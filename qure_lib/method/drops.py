@@ -1,11 +1,14 @@
-"""The two steep drops in a query's relevance scores. Imports nothing else of this project."""
+"""The two steep drops in a query's relevance scores. Needs no other module of the method."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from qure_lib.arrays import as_positions, as_scores
 
 RULES = ("release", "largest")
 CURVES = ("cosine", "preference")
@@ -28,8 +31,8 @@ class DropPair:
 
 
 def find_steepest_drops(
-    ranked_scores: Tensor,
-    target_ranks: Tensor,
+    ranked_scores: Tensor | ArrayLike,
+    target_ranks: Tensor | ArrayLike,
     rule: str = "release",
     consecutive_threshold: int = 1,
     search_window: int | None = None,
@@ -70,6 +73,8 @@ def find_steepest_drops(
     """
     _check_rule(rule, consecutive_threshold, search_window)
     check_curve(curve, temperature)
+    ranked_scores = as_scores(ranked_scores)
+    target_ranks = as_positions(target_ranks).to(ranked_scores.device)
     _check_ranking(ranked_scores, target_ranks)
     target = ranked_scores.gather(1, target_ranks[:, None])
     if curve == "preference":

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from qure_lib.arrays import as_positions, as_scores
 
 from .config import MiningConfig
 from .mining_report import Members, MiningReport, describe_queries, sum_moments
@@ -17,13 +20,13 @@ from .strategies import STRATEGIES, check_strategy
 
 
 def mine_hard_negatives(
-    queries: Tensor,
-    images: Tensor | ImagesOnDisk,
-    targets: Tensor,
+    queries: Tensor | ArrayLike,
+    images: Tensor | np.ndarray | ImagesOnDisk,
+    targets: Tensor | ArrayLike,
     config: MiningConfig,
-    relevance: Tensor | None = None,
+    relevance: Tensor | ArrayLike | None = None,
     memory: int = DEFAULT_MEMORY,
-    references: Tensor | None = None,
+    references: Tensor | ArrayLike | None = None,
 ) -> tuple[HardNegativeSet, MiningReport]:
     """Rank the corpus for every query and take each query's hard negatives.
 
@@ -44,7 +47,11 @@ def mine_hard_negatives(
     Source: QuRe, arXiv:2507.12416, Algorithm 1 with Eq. 7's inequality.
     """
     check_strategy(config)
-    empty = HardNegativeSet.uniform(targets.cpu(), images.shape[0], references)
+    queries, targets = as_scores(queries), as_positions(targets).cpu()
+    images = as_scores(images) if isinstance(images, np.ndarray) else images
+    relevance = None if relevance is None else as_scores(relevance)
+    references = None if references is None else as_positions(references)
+    empty = HardNegativeSet.uniform(targets, images.shape[0], references)
     _check(queries, empty, relevance)
     negatives, frames, moments = [], [], 0.0
     for rows, scores in score_corpus(queries, images, memory):

@@ -9,7 +9,10 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from qure_lib.arrays import as_scores
 
 from .scores import all_finite, relevance_scores
 
@@ -64,7 +67,7 @@ class Ranking:
         return type(self)(self.scores.maximum(lowest), self.order)
 
 
-def rank_scores(scores: Tensor) -> Ranking:
+def rank_scores(scores: Tensor | ArrayLike) -> Ranking:
     """(Q, N) relevance scores -> Ranking; equal scores keep the order of the corpus.
 
     A score of -inf leaves the image out for this query: it ranks behind all others.
@@ -76,6 +79,7 @@ def rank_scores(scores: Tensor) -> Ranking:
         >>> rank_scores(torch.tensor([[.2, .9, .2]])).order.tolist()
         [[1, 0, 2]]
     """
+    scores = as_scores(scores)
     if scores.dtype == torch.float32 and not scores.is_cuda:
         ranking = Ranking(*_sort_packed(scores))
     else:

@@ -44,7 +44,7 @@ def test_sets_shrink_or_grow_by_rule_between_two_sizes():
     assert TrainConfig().mining_at(5) == MiningConfig()
     assert TrainConfig(n_def=2, set_sizes=(7, 1)).mining_at(15).set_size == 7
     for sizes in ((0, 10), (100, 0), (-1, 5), (10, 0.5), (math.nan, 5), ("9", 5)):
-        with pytest.raises(ValueError, match="set_sizes must be a whole number of at least 1, not"):
+        with pytest.raises(ValueError, match="set_sizes must be a whole number, at least 1, not"):
             TrainConfig(set_sizes=sizes)
     for sizes in ((), (5,), (9, 5, 1)):
         with pytest.raises(ValueError, match="set_sizes must be two numbers"):
@@ -101,14 +101,14 @@ COUNTS = ["epochs", "batch_size", "n_def", "negatives", "memory"]
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -1, math.nan, 2.5, "2"])
 def test_a_count_that_is_none_is_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, not"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1, not"):
         TrainConfig(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["top_k", "set_size", "search_window"])
 def test_so_is_one_of_mining(name):
     for value in (0, 2.5, "2"):
-        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, not"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1, not"):
             MiningConfig(**{name: value})
     assert getattr(MiningConfig(**{name: np.int64(3)}), name) == 3
 
@@ -119,19 +119,19 @@ def test_so_is_one_of_mining(name):
         ("learning_rate", [0, -1e-5, math.nan, math.inf], [1e-9, 0.5]),
         ("min_learning_rate_ratio", [-0.1, 1.1, math.nan], [0, 1]),
         ("weight_decay", [-0.1, math.nan, math.inf], [0, 0.3]),
-        ("seed", [2**40, -(2**41), 1.5], [0, -1, 2**40 - 1, np.int64(7)]),
+        ("seed", [2**40 + 1, -(2**41), 1.5], [0, -1, 2**40, np.int64(7)]),
     ],
 )
 def test_a_number_out_of_its_range_is_refused_by_name(name, wrong, right):
     for value in wrong:
-        with pytest.raises(ValueError, match=f"{name} (is out of its range: |must be a whole)"):
+        with pytest.raises(ValueError, match=f"{name} must be a (whole )?number, at least "):
             TrainConfig(**{name: value})
     for value in right:
         assert getattr(TrainConfig(**{name: value}), name) == value
 
 
 def test_the_largest_seed_fits_torchs_64_bits():
-    for seed in (2**40 - 1, -(2**40)):
+    for seed in (2**40, -(2**40)):
         set_seed(TrainConfig(seed=seed).seed * 1_000_003 + 10**6, rank=7)
 
 

@@ -18,4 +18,4 @@ def test_mining_loads_no_transformers_and_no_other_room(root, monkeypatch):
     assert "torch" in loaded and "transformers" not in loaded
     ours = {name for name in loaded if name.startswith("qure_lib.")}
     assert "qure_lib.method.drops" in ours
-    assert {name.split(".")[1] for name in ours} == {"method"}
+    assert {name.split(".")[1] for name in ours} == {"method", "arrays"}
