@@ -165,6 +165,27 @@ def test_a_run_goes_on_on_another_device_and_says_so(parts, plain, tmp_path):
     assert manifest["features_made_by"] == list(parts[0].features.made_by)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="begins on a CPU")
+def test_a_run_begun_on_a_cpu_goes_on_with_a_scaler_as_on_a_gpu(parts, tmp_path, monkeypatch):
+    """Its checkpoint has no scaler's state; a GPU's factor then starts from torch's own."""
+    seen = Execution(on_epoch=lambda row: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(CONFIG, *parts, tmp_path, "run", seen)
+    (path,) = tmp_path.glob("run-*/checkpoint.pt")
+    begun = load_checkpoint(path)
+    assert begun["scaler"] == {} and begun["devices"] == ["cpu"]
+    scalers = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scalers("cpu", enabled=True))
+    monkeypatch.setattr("qure_lib.train.loop.describe_device", lambda device: "NVIDIA H100")
+    run = train(CONFIG, *parts, tmp_path, "run")
+    monkeypatch.undo()
+    assert load_checkpoint(path)["scaler"]["scale"] == 65536
+    manifest = json.loads((run.folder / "run.json").read_text())
+    assert manifest["trained_on"] == ["cpu", "NVIDIA H100"]
+    whole = train(CONFIG, *parts, tmp_path / "whole", "run")
+    assert run.history.loss.tolist() == pytest.approx(whole.history.loss.tolist(), rel=1e-5)
+
+
 def test_what_a_run_says_of_its_device(parts, tmp_path, capsys):
     config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
     train(config, *parts, tmp_path, "run")
