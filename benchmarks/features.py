@@ -30,7 +30,9 @@ from qure_lib.features.store import extract_features
 from qure_lib.features.tokenizer import load_tokenizer
 from qure_lib.method.config import MiningConfig, ModelConfig, TrainConfig
 from qure_lib.method.model import QuReModel
-from qure_lib.train.loop import Loop, define_hard_negatives, set_seed
+from qure_lib.train.definition import define_hard_negatives
+from qure_lib.train.loop import Loop
+from qure_lib.train.progress import set_seed
 from qure_lib.train.run_folder import RunFolder
 from qure_lib.train.training_data import TrainingData
 

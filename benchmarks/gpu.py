@@ -43,8 +43,10 @@ from qure_lib.method.config import ModelConfig, TrainConfig
 from qure_lib.method.losses import find_objective
 from qure_lib.method.model import QuReModel
 from qure_lib.method.negatives import HardNegativeSet
+from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.execution import Encoder, Execution
-from qure_lib.train.loop import Loop, define_hard_negatives, set_seed
+from qure_lib.train.loop import Loop
+from qure_lib.train.progress import set_seed
 from qure_lib.train.run_folder import RunFolder
 from qure_lib.train.training_data import TrainingData
 

@@ -17,7 +17,8 @@ from common import ROOT, clocks, make_up_training, parser, seconds, write_rows
 
 from qure_lib.features.model_folder import load_model
 from qure_lib.method.config import MiningConfig, ModelConfig, TrainConfig
-from qure_lib.train.loop import Loop, set_seed
+from qure_lib.train.loop import Loop
+from qure_lib.train.progress import set_seed
 from qure_lib.train.run_folder import RunFolder
 
 

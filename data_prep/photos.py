@@ -37,7 +37,7 @@ from qure_lib.features.model_folder import save_model
 from qure_lib.files import file_sha256, replacing, run_command
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.model import QuReModel
-from qure_lib.train.loop import set_seed
+from qure_lib.train.progress import set_seed
 
 NAME, VERSION = "Photographs", "1.0"
 HOME = "https://raw.githubusercontent.com/alexeygrigorev/clothing-dataset/master"

@@ -36,7 +36,7 @@ from qure_lib.method.config import ModelConfig
 from qure_lib.method.losses import info_nce_loss
 from qure_lib.method.model import QuReModel
 from qure_lib.method.scores import relevance_scores
-from qure_lib.train.loop import set_seed
+from qure_lib.train.progress import set_seed
 
 WORLD_SEED = 1  # the notebooks' world is drawn from seed 0
 VOCABULARY = 1024  # at most

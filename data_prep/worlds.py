@@ -20,7 +20,9 @@ from data_prep.catalogue import WORLDS
 from qure_lib.features.retriever import Retriever
 from qure_lib.files import replacing, run_command
 from qure_lib.method.config import MiningConfig, TrainConfig
-from qure_lib.train.loop import define_hard_negatives, set_seed, train
+from qure_lib.train.definition import define_hard_negatives
+from qure_lib.train.loop import train
+from qure_lib.train.progress import set_seed
 from qure_lib.train.training_data import TrainingData, load_training_data
 
 HERE = Path(__file__).parent

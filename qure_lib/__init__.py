@@ -21,7 +21,8 @@ features.published_weights  load_pretrained, convert_lavis_checkpoint
 evaluation.registry        PROTOCOLS
 evaluation.metrics         recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
 evaluation.statistics      Interval, bootstrap_ci, paired_bootstrap
-train.loop                 train, define_hard_negatives
+train.loop                 train
+train.definition           define_hard_negatives
 """
 
 from typing import Any

@@ -58,6 +58,14 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def as_main_says(answer: bool) -> bool:
+    """Rank 0's answer, on every rank."""
+    answers = [answer]
+    if dist.is_initialized():
+        dist.broadcast_object_list(answers)
+    return answers[0]
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """Run the block on rank 0, and on the other ranks after it."""

@@ -34,8 +34,8 @@ from qure_lib.processes import (
     share,
 )
 from qure_lib.train.__main__ import main
-from qure_lib.train.loop import set_seed
-from qure_lib.train.run_folder import load_checkpoint
+from qure_lib.train.checkpoints import load_checkpoint
+from qure_lib.train.progress import set_seed
 from qure_lib.train.training_data import load_training_data
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1")

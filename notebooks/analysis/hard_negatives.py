@@ -21,7 +21,7 @@ from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import rank_corpus
 from qure_lib.reporting import figures, method_figures
-from qure_lib.train.loop import define_hard_negatives
+from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
 

@@ -26,7 +26,7 @@ class Execution:
     on_epoch: called with each finished epoch's row of the history.
 
     Raises:
-        ValueError: an unknown place of the features.
+        ValueError: an unknown place of the features, or a negative time.
     """
 
     features: str = field(
@@ -35,9 +35,15 @@ class Execution:
     compile: bool | None = field(
         default=None, metadata={"help": f"the step; None: on a GPU from {COMPILED_FROM} steps on"}
     )
+    checkpoint_minutes: float = field(
+        default=10.0,
+        metadata={"help": "between checkpoints within an epoch, beside the one at its end"},
+    )
     on_epoch: Callable[[dict[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(f"checkpoint_minutes must be 0 or more, not {self.checkpoint_minutes}")
         if self.features not in PLACES:
             raise ValueError(f"features must be one of {PLACES}, not {self.features!r}")
 

@@ -1,32 +1,29 @@
 """The published training loop: define, draw, step, validate."""
 
 import math
-import random
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import monotonic, perf_counter
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from qure_lib import processes
-from qure_lib.datasets.queries import QuerySet
 from qure_lib.device import autocast, describe_device
 from qure_lib.evaluation.metrics import recall_at_k
 from qure_lib.features.reading import place_features
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import PRECISIONS, TrainConfig
 from qure_lib.method.losses import Objective, find_objective, with_auxiliary_positives
-from qure_lib.method.mining import mine_hard_negatives
-from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.negatives import HardNegativeSet
 from qure_lib.method.strategies import check_strategy
 
+from .definition import define_hard_negatives, excluded_references
 from .execution import Encoder, Execution
+from .progress import Progress, set_seed
 from .run_folder import Run, RunFolder
 from .training_data import TrainingData
 
@@ -76,59 +73,6 @@ def train(
         return run
 
 
-def define_hard_negatives(
-    retriever: Retriever, data: TrainingData, config: TrainConfig
-) -> dict[str, tuple[HardNegativeSet, MiningReport]]:
-    """Mine every category's training queries with the model as it is now (Algorithm 1).
-
-    By `config.mining`; see `TrainConfig.mining_at` for an epoch's. Its temperature is the model's,
-    unless one is given.
-    """
-    if config.mining.temperature is None:
-        own = retriever.model.temperature.item()
-        config = replace(config, mining=replace(config.mining, temperature=own))
-    return {
-        category: _mine(retriever, queries, data.relevance.get(category), config)
-        for category, queries in data.train.items()
-    }
-
-
-def _mine(
-    retriever: Retriever, queries: QuerySet, relevance: Tensor | None, config: TrainConfig
-) -> tuple[HardNegativeSet, MiningReport]:
-    """One category's: each process mines its share of the queries, and all hold the whole."""
-    rows = processes.share(len(queries))
-    references = _excluded(queries, config)
-    mined = mine_hard_negatives(
-        retriever.embed_queries(queries)[rows],
-        retriever.embed_corpus(queries.corpus),
-        queries.target_positions[rows].to(retriever.device),
-        config.mining,
-        None if relevance is None else relevance[rows],
-        config.memory,
-        None if references is None else references[rows],
-    )
-    chosen, reports = zip(*processes.gather_shares(mined, len(queries)), strict=True)
-    return HardNegativeSet.concatenate(chosen), MiningReport.concatenate(reports)
-
-
-def _excluded(queries: QuerySet, config: TrainConfig) -> Tensor | None:
-    """(Q,) references that mining and sampling leave out; None as released."""
-    return queries.reference_positions if config.exclude_reference else None
-
-
-def set_seed(seed: int, rank: int = 0) -> torch.Generator:
-    """Seed Python, NumPy and torch (dropout), and give a generator of its own for sampling.
-
-    Args:
-        rank: of several processes, which draw the same samples and each its own dropout.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed + 10_007 * rank)  # of its 64 bits CPUs use the lower 32
-    return torch.Generator().manual_seed(seed)
-
-
 class Loop:
     """The state of one training run: everything that a checkpoint holds."""
 
@@ -153,7 +97,9 @@ class Loop:
         self.input_ids, self.attention_mask = tokens
         self.caption_lengths = self.attention_mask.sum(dim=1).cpu()
         self.negatives = {
-            c: HardNegativeSet.uniform(q.target_positions, len(q.corpus), _excluded(q, config))
+            c: HardNegativeSet.uniform(
+                q.target_positions, len(q.corpus), excluded_references(q, config)
+            )
             for c, q in data.train.items()
         }
         self.positives: dict[str, HardNegativeSet] = {}  # auxiliary ones, once they are mined
@@ -161,6 +107,8 @@ class Loop:
         self.history: list[dict[str, Any]] = []
         self.mining: list[dict[str, Any]] = []
         self.devices: list[str] = []  # that epochs were trained on
+        self.progress = Progress()  # within an epoch
+        self.save_after, self.saved = math.inf, monotonic()  # seconds, within an epoch
 
     def prepare(self, execution: Execution) -> None:
         """Put the features where steps read them, choose how steps run, and say so."""
@@ -176,6 +124,7 @@ class Loop:
             precision = PRECISIONS[self.config.embed_precision]
             self.retriever = replace(self.retriever, features=features, precision=precision)
             said.append(where)
+        self.save_after, self.saved = 60 * execution.checkpoint_minutes, monotonic()
         steps = len(self.triplets) // self.config.batch_size * (self.config.epochs - self.epoch)
         compiled = execution.compiles(self.device, steps)
         self.encoder = Encoder(self.model, compiled)
@@ -185,20 +134,23 @@ class Loop:
             tqdm.write("; ".join(said))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """Define if it is time, step through the queries, validate. Returns the history's row."""
-        started = time.perf_counter()
+        """Define if it is time, step through the queries, validate. Returns the history's row.
+
+        An epoch that was begun goes on after its last saved step.
+        """
+        started, seconds = perf_counter(), self.progress.seconds
         generator = set_seed(self.config.seed * 1_000_003 + epoch, processes.rank_and_count()[0])
         rate = self.config.learning_rate_at(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if epoch in self.config.definition_epochs:
+        if epoch in self.config.definition_epochs and not self.progress.steps:
             self.define(epoch)
-        mined = time.perf_counter()
+        seconds["mining"] += perf_counter() - started
         row = {"epoch": epoch} | self.take_steps(epoch, generator) | {"learning_rate": rate}
-        trained = time.perf_counter()
+        trained = perf_counter()
         row |= {"temperature": self.model.temperature.item()} | self.validate()
-        times = {"mining_s": mined - started, "training_s": trained - mined}
-        row |= times | {"val_s": time.perf_counter() - trained}
+        row |= {"mining_s": seconds["mining"], "training_s": seconds["training"]}
+        row["val_s"] = perf_counter() - trained
         self._end_epoch(row)
         return row
 
@@ -255,11 +207,12 @@ class Loop:
         batches = list(order.split(self.config.batch_size))
         if not objective.needs_negatives and len(batches[-1]) == 1:
             self._join_last(batches)
-        wanted = [self._images_of(batch, negatives) for batch in batches]
-        features = self.retriever.stream_features(wanted)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, norm, finite norms
-        quiet = not processes.is_main()
-        bar = tqdm(batches, leave=False, mininterval=1.0, disable=quiet)
+        progress, started = self.progress, perf_counter() - self.progress.seconds["training"]
+        batches = batches[progress.steps :]
+        features = self.retriever.stream_features([self._images_of(b, negatives) for b in batches])
+        sums = progress.sums.to(self.device)
+        progress.restore_generators()
+        bar = tqdm(batches, leave=False, mininterval=1.0, disable=not processes.is_main())
         for number, (batch, images) in enumerate(zip(bar, features, strict=True), 1):
             loss, norm = self._step(batch, images, objective)
             finite = norm.isfinite()  # fp16 skips a step that overflows
@@ -267,9 +220,22 @@ class Loop:
             sums += torch.stack(parts)
             if number == len(batches) or number % (CHECKED if self.on_gpu else 1) == 0:
                 self._check(sums)
+                progress.seconds["training"] = perf_counter() - started
+                if number < len(batches):
+                    self._save_if_due(progress.steps + number, sums)
         loss, norm, count = sums.tolist()
         mean = norm / count if count else math.nan
         return {"loss": loss / len(self.triplets), "gradient_norm": mean}
+
+    def _save_if_due(self, steps: int, sums: Tensor) -> None:
+        """Write a checkpoint within the epoch if the last one is old enough."""
+        if not processes.as_main_says(monotonic() - self.saved >= self.save_after):
+            return
+        self.progress.keep_generators()
+        if processes.is_main():
+            now = replace(self.progress, steps=steps, sums=sums.cpu())
+            self.folder.save(self.retriever, self.state() | {"progress": asdict(now)})
+        self.saved = monotonic()
 
     def _check(self, sums: Tensor) -> None:
         if not math.isfinite(sums[0].item()):
@@ -349,10 +315,11 @@ class Loop:
         first, second = (f"val_{measure}" for measure in self.data.training.select_by)
         best = all(row[first] + row[second] > r[first] + r[second] for r in self.history)
         self.history.append(row)
-        self.epoch = row["epoch"] + 1
+        self.epoch, self.progress = row["epoch"] + 1, Progress()
         if processes.is_main():
             self.folder.log("training", row, row["epoch"])
-            self.folder.save_epoch(self.retriever, self.state(), best)
+            self.folder.save(self.retriever, self.state(), best)
+        self.saved = monotonic()
 
     def state(self) -> dict[str, Any]:
         """All that `resume` needs."""
@@ -366,6 +333,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "devices": self.devices,
+            "progress": asdict(self.progress),
         }
 
     def resume(self) -> None:
@@ -391,7 +359,7 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty where it was not enabled
             self.scaler.load_state_dict(state["scaler"])
-        self.devices = list(state["devices"])
+        self.devices, self.progress = list(state["devices"]), Progress(**state["progress"])
         self.folder.first_epoch = self.epoch
 
 

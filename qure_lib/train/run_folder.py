@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +29,8 @@ from qure_lib.manifest import run_manifest
 from qure_lib.method.config import TrainConfig
 from qure_lib.method.losses import OBJECTIVES
 from qure_lib.method.strategies import STRATEGIES
+
+from .checkpoints import load_checkpoint, previous, save_checkpoint, set_damaged_aside
 
 # All that the epochs before the first definition depend on, beside their objective and the data.
 WARM_UP_SETTINGS = ("epochs", "batch_size", "learning_rate", "weight_decay", "warm_up_epochs")
@@ -117,10 +116,11 @@ class RunFolder:
 
     def load(self) -> dict[str, Any] | None:
         """The state to go on from: the run's checkpoint, or its warm-up's; None to start afresh."""
-        starts_here = not self.checkpoint.exists() and self.warm_up.exists()
-        if starts_here and processes.is_main():
-            with replacing(self.path) as scratch:
-                shutil.copytree(self.warm_up, scratch)
+        if processes.is_main():
+            set_damaged_aside(self.checkpoint)
+            if not self.checkpoint.exists() and self.warm_up.exists():
+                with replacing(self.path) as scratch:
+                    shutil.copytree(self.warm_up, scratch)
         processes.wait_for_all()
         return load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
 
@@ -134,31 +134,33 @@ class RunFolder:
         with replacing(stem.with_suffix(".safetensors")) as path:
             save_file({n: p.detach().clone() for n, p in parameters.items()}, path)
 
-    def save_epoch(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
-        """End an epoch: the model if it is the best so far, and the atomic checkpoint last.
+    def save(self, retriever: Retriever, state: dict[str, Any], best: bool = False) -> None:
+        """Write the model if it is the best so far, and the atomic checkpoint last.
 
         A GPU goes on: a thread writes what is copied there. The next call waits for it.
         """
         self.finish_saving()
         if retriever.device.type != "cuda":
-            return self._save_epoch(retriever, state, best)
-        self.saving = self.saver.submit(self._save_epoch, retriever.copy(), deepcopy(state), best)
+            return self._save(retriever, state, best)
+        self.saving = self.saver.submit(self._save, retriever.copy(), deepcopy(state), best)
 
     def finish_saving(self) -> None:
-        """Wait for the thread that `save_epoch` may have left writing; raises what it raised."""
+        """Wait for the thread that `save` may have left writing; raises what it raised."""
         saving, self.saving = self.saving, None
         if saving is not None:
             saving.result()
 
-    def _save_epoch(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
+    def _save(self, retriever: Retriever, state: dict[str, Any], best: bool) -> None:
         if best:
             retriever.save(self.path / "best", self.tower)
         save_checkpoint(self.checkpoint, state)
-        if state["epoch"] == self.config.warm_up_epochs < self.config.epochs:
+        warm = state["epoch"] == self.config.warm_up_epochs < self.config.epochs
+        if warm and not state["progress"]["steps"]:
             with exclusive(self.warm_up):
                 if not self.warm_up.exists():
+                    kept = shutil.ignore_patterns(".*", previous(self.checkpoint).name)
                     with replacing(self.warm_up) as scratch:
-                        shutil.copytree(self.path, scratch)
+                        shutil.copytree(self.path, scratch, ignore=kept)
 
     def complete(self, retriever: Retriever, run: Run, devices: list[str]) -> None:
         """Write what a finished run has, where it is not there; devices: where it was trained."""
@@ -212,30 +214,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a training state whole or not at all: tensors, numbers, strings, lists, dicts."""
-    with replacing(path) as scratch:
-        torch.save(state, scratch)
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; code in the file is never run.
-
-    Raises:
-        ValueError: missing, truncated, or not a checkpoint.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"{damaged} is damaged")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({reason}); delete its folder to train afresh"
-        ) from error
 
 
 def fingerprint(**parts: Any) -> str:

@@ -16,7 +16,7 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.reporting import figures
 from qure_lib.reporting.names import find_look
-from qure_lib.train.loop import define_hard_negatives
+from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
 

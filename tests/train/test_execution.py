@@ -14,9 +14,10 @@ import torch
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, ModelConfig, TrainConfig
 from qure_lib.method.model import QuReModel
+from qure_lib.train.checkpoints import load_checkpoint, save_checkpoint
 from qure_lib.train.execution import COMPILED_FROM, PROVEN, Encoder, Execution
 from qure_lib.train.loop import Loop, train
-from qure_lib.train.run_folder import RunFolder, load_checkpoint, save_checkpoint
+from qure_lib.train.run_folder import RunFolder
 from qure_lib.train.training_data import load_training_data
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,6 +1,8 @@
 """Training end to end on a tiny SynthFashion: it learns, repeats, resumes, and refuses."""
 
 import json
+import math
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,9 +21,10 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.drops import find_steepest_drops
 from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.ranking import rank_corpus
+from qure_lib.train.checkpoints import load_checkpoint, save_checkpoint
 from qure_lib.train.execution import Execution
 from qure_lib.train.loop import Loop, train
-from qure_lib.train.run_folder import load_checkpoint, save_checkpoint
+from qure_lib.train.run_folder import RunFolder
 from qure_lib.train.training_data import load_training_data
 
 TOP = MiningConfig("top_k", top_k=10)
@@ -249,17 +252,138 @@ def test_another_setting_is_another_run(parts, first_run, tmp_path):
     assert len({weights(one), weights(other), weights(contrast)}) == 3
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(parts, tmp_path):
+DAMAGES = {
+    "cut": lambda whole: whole[:2000],
+    "zeroed": lambda whole: whole[:5000] + bytes(1000) + whole[6000:],
+    "one bit": lambda whole: whole[:5500] + bytes([whole[5500] ^ 1]) + whole[5501:],
+    "empty": lambda whole: b"",
+    "pickled code": lambda whole: b"cos\nsystem\n(S'true'\ntR.",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_loudly(parts, tmp_path, damage, capsys):
     retriever, data = parts
-    short = replace(CONFIG, epochs=2, n_def=2)
+    short = replace(CONFIG, epochs=2, n_def=2, mining=MiningConfig("all_corpus"))
     run = train(short, retriever, data, tmp_path, "run")
-    checkpoint = run.folder / "checkpoint.pt"
-    whole = checkpoint.read_bytes()
-    zeroed = whole[:5000] + bytes(1000) + whole[6000:]
-    for damaged in (whole[:2000], zeroed, b"", b"cos\nsystem\n(S'true'\ntR."):
-        checkpoint.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"checkpoint\.pt.*delete"):
-            train(short, retriever, data, tmp_path, "run")
+    newest, before = run.folder / "checkpoint.pt", run.folder / "checkpoint.previous.pt"
+    whole, expected = newest.read_bytes(), weights(run)
+    newest.write_bytes(damage(whole))
+    shutil.rmtree(run.folder / "last")
+    epochs = []
+    again = train(
+        short, retriever, data, tmp_path, "run", Execution(on_epoch=lambda r: epochs.append(r))
+    )
+    assert [row["epoch"] for row in epochs] == [1] and weights(again) == expected
+    printed = capsys.readouterr().out
+    assert "WARNING" in printed and "checkpoint.damaged.pt" in printed
+    assert (run.folder / "checkpoint.damaged.pt").read_bytes() == damage(whole)
+    for path in (newest, before):
+        path.write_bytes(damage(whole))
+    with pytest.raises(ValueError, match=r"checkpoint\.previous\.pt.*delete its folder"):
+        train(short, retriever, data, tmp_path, "run")
+
+
+def test_a_kill_between_two_checkpoints_renames_goes_on_from_the_one_before(parts, tmp_path):
+    retriever, data = parts
+    short = replace(CONFIG, epochs=2, n_def=2, mining=MiningConfig("all_corpus"))
+    run = train(short, retriever, data, tmp_path, "run")
+    expected = weights(run)
+    (run.folder / "checkpoint.pt").unlink()
+    shutil.rmtree(run.folder / "last")
+    assert weights(train(short, retriever, data, tmp_path, "run")) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, negatives=3, objective="plackett_luce", auxiliary_positives=True),
+        replace(CONFIG, objective="info_nce", warm_up_objective="info_nce"),
+    ],
+    ids=["recipe", "several negatives and auxiliary positives", "in-batch"],
+)
+def test_a_run_killed_within_epochs_ends_with_the_same_bits(parts, tmp_path, monkeypatch, config):
+    retriever, data = parts
+    config = replace(config, epochs=3, n_def=3)
+    whole = train(config, retriever, data, tmp_path, "whole")
+    kills, step = {2, 7, 16, 21, 33}, Loop._step
+    taken, stops = [], []
+
+    def watched(loop, *arguments):
+        if len(taken) in kills:
+            kills.discard(len(taken))
+            raise KeyboardInterrupt
+        taken.append((loop.epoch, arguments[0].tolist()))
+        return step(loop, *arguments)
+
+    monkeypatch.setattr(Loop, "_step", watched)
+    at_every_step = Execution(checkpoint_minutes=0)
+    while kills:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, retriever, data, tmp_path / "other", "killed", at_every_step)
+        stops.append(len(taken))
+    killed = train(config, retriever, data, tmp_path / "other", "killed", at_every_step)
+    assert stops == [2, 7, 16, 21, 33]
+    steps = -(-len([t for q in data.train.values() for t in q.triplets]) // config.batch_size)
+    assert len(taken) == 3 * steps  # none twice: each goes on after the last finished step
+    assert weights(killed) == weights(whole)
+    times = ["mining_s", "training_s", "val_s"]
+    pd.testing.assert_frame_equal(
+        killed.history.drop(columns=times), whole.history.drop(columns=times)
+    )
+    pd.testing.assert_frame_equal(killed.mining, whole.mining)
+    assert (killed.history.training_s > 0).all()
+
+
+def test_checkpoints_within_an_epoch_come_after_the_time_that_is_asked_for(
+    parts, tmp_path, monkeypatch
+):
+    retriever, data = parts
+    config = replace(CONFIG, epochs=2, n_def=2, mining=MiningConfig("all_corpus"))
+    clock, saved, save, step = [0.0], [], RunFolder.save, Loop._step
+    monkeypatch.setattr("qure_lib.train.loop.monotonic", lambda: clock[0])
+
+    def watched(loop, *arguments):
+        clock[0] += 60  # a minute a step
+        return step(loop, *arguments)
+
+    def noted(folder, retriever, state, best=False):
+        saved.append((state["epoch"], state["progress"]["steps"]))
+        save(folder, retriever, state, best)
+
+    monkeypatch.setattr(Loop, "_step", watched)
+    monkeypatch.setattr(RunFolder, "save", noted)
+    train(config, retriever, data, tmp_path, "run", Execution(checkpoint_minutes=5))
+    assert saved == [(0, 5), (0, 10), (1, 0), (1, 5), (1, 10), (2, 0)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_that_is_not_finite_is_named_and_never_saved(parts, tmp_path, value):
+    retriever, data = parts
+    config = replace(CONFIG, epochs=2, n_def=2, mining=MiningConfig("all_corpus"))
+    run = train(config, retriever, data, tmp_path, "run")
+    path = run.folder / "checkpoint.pt"
+    before, state = path.read_bytes(), load_checkpoint(path)
+    state["optimizer"]["state"][0]["exp_avg"].view(-1)[0] = value
+    with pytest.raises(ValueError, match=r"optimizer\.state\.0\.exp_avg is not finite.*not saved"):
+        save_checkpoint(path, state)
+    assert path.read_bytes() == before and not [*path.parent.glob(".checkpoint*")]
+
+
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(parts, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    for epoch in range(2):
+        save_checkpoint(path, {"epoch": epoch})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as full as a disk can be
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.pt cannot be written.*disk full"):
+            save_checkpoint(path, {"epoch": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path) == {"epoch": 1} and len([*tmp_path.iterdir()]) == 2
+    assert load_checkpoint(tmp_path / "checkpoint.previous.pt") == {"epoch": 0}
 
 
 @pytest.mark.parametrize(

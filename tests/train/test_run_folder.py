@@ -13,9 +13,10 @@ from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.model import QuReModel
 from qure_lib.method.strategies import STRATEGIES, strategy
 from qure_lib.train.__main__ import main
+from qure_lib.train.checkpoints import load_checkpoint
 from qure_lib.train.execution import Execution
 from qure_lib.train.loop import train
-from qure_lib.train.run_folder import RunFolder, load_checkpoint
+from qure_lib.train.run_folder import RunFolder
 from qure_lib.train.training_data import load_training_data
 
 CONFIG = TrainConfig(epochs=2, n_def=2, learning_rate=1e-3, mining=MiningConfig("all_corpus"))
@@ -165,7 +166,7 @@ class TestFolder:
 
     def test_a_gpus_checkpoint_is_a_copy_that_a_thread_writes(self, parts, tmp_path):
         folder, state = RunFolder(tmp_path, "run", CONFIG, {}), {"epoch": 9, "w": torch.zeros(2)}
-        folder.save_epoch(OnGpu(**vars(parts[0])), state, best=True)
+        folder.save(OnGpu(**vars(parts[0])), state, best=True)
         state["w"] += 1  # as the next step does
         folder.finish_saving()
         assert load_checkpoint(folder.checkpoint)["w"].tolist() == [0, 0]
@@ -178,7 +179,7 @@ class TestFolder:
         monkeypatch.setattr("qure_lib.train.run_folder.save_checkpoint", full)
         folder, retriever = RunFolder(tmp_path, "run", CONFIG, {}), OnGpu(**vars(parts[0]))
         with pytest.raises(OSError, match="No space left"), folder.opened():
-            folder.save_epoch(retriever, {"epoch": 9}, best=False)
+            folder.save(retriever, {"epoch": 9}, best=False)
 
 
 class OnGpu(Retriever):
