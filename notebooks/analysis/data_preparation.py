@@ -11,7 +11,9 @@ from report import tables
 from torch import Tensor
 
 from qure_lib.datasets.queries import QuerySet, Triplet
-from qure_lib.reporting import figures, method_figures
+from qure_lib.reporting import figures
+
+from . import method_figures
 
 MOST = 8  # false negatives a query that the figure tells apart
 

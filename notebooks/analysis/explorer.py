@@ -21,8 +21,9 @@ from qure_lib.method.config import MiningConfig
 from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import Ranking, rank_corpus
-from qure_lib.reporting import method_figures
 from qure_lib.train.training_data import TrainingData
+
+from . import method_figures
 
 SIZE = 7.2, 2.7  # of the curve, in inches: 8 pt print reads well from 700 to 1,180 pixels
 DPI = 200

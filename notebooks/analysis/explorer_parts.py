@@ -13,7 +13,8 @@ from pathlib import Path
 import ipywidgets as ipw
 
 from qure_lib.datasets.image_files import read_image
-from qure_lib.reporting.method_figures import ZONE_COLOURS
+
+from .method_figures import ZONE_COLOURS
 
 STYLE = Path(__file__).with_name("explorer.css").read_text(encoding="utf-8")
 

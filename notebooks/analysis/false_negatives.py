@@ -40,9 +40,10 @@ from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus
 from qure_lib.reporting import figures
-from qure_lib.reporting.method_figures import plot_image, plot_query
 from qure_lib.reporting.names import plain_name
 from qure_lib.train.training_data import TrainingData
+
+from .method_figures import plot_image, plot_query
 
 CANDIDATES = {"ref_image_name": str, "target_image_name": str, "top_k_names": list}
 PICKERS = {  # whose picks are looked at on val; the preference curve needs the temperature

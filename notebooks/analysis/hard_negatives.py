@@ -20,10 +20,12 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import rank_corpus
-from qure_lib.reporting import figures, method_figures
+from qure_lib.reporting import figures
 from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
+
+from . import method_figures
 
 ZONES = ("above", "inside", "below")
 Mined = Mapping[str, Mapping[str, MiningReport]]  # stage -> category -> its report

@@ -17,8 +17,9 @@ from qure_lib.method.config import MiningConfig
 from qure_lib.method.drops import CURVES
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import rank_corpus
-from qure_lib.reporting.method_figures import ZONE_COLOURS
 from qure_lib.train.training_data import TrainingData
+
+from .method_figures import ZONE_COLOURS
 
 SHOWN, LISTED_QUERIES = 10, 200  # images a model, and queries in the list
 LEGEND = "".join(

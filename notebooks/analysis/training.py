@@ -23,7 +23,8 @@ from qure_lib.features.retriever import Retriever
 from qure_lib.features.store import extract_features
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus, rank_scores, score_corpus
-from qure_lib.reporting.method_figures import plot_image, plot_query
+
+from .method_figures import plot_image, plot_query
 
 Embedded = dict[str, tuple[Tensor, Tensor]]  # category -> (Q, D) queries and (N, T, D) images
 

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from analysis import method_figures
 from analysis.explorer import ExplorerData, RelevanceExplorer
 from analysis.explorer_parts import image_html, ranking_strip
 from drawn_queries import DrawnEmbedder, draw_explorer
@@ -16,7 +17,6 @@ from PIL import Image
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
-from qure_lib.reporting import method_figures
 from qure_lib.train.training_data import TrainingData
 
 TEMPERATURES = {"before warm-up": 0.07, "epoch 5": 0.5, "epoch 9": 0.03}

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from analysis.method_figures import ZONE_COLOURS
 from analysis.retrieval_explorer import SHOWN, RetrievalExplorer
 from drawn_queries import QUERIES, DrawnEmbedder, draw_query_set
 from markup import assert_harmless, parse
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
-from qure_lib.reporting.method_figures import ZONE_COLOURS
 from qure_lib.train.training_data import TrainingData
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'

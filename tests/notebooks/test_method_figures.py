@@ -4,9 +4,8 @@ import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from analysis import method_figures
 from PIL import Image
-
-from qure_lib.reporting import method_figures
 
 pytestmark = pytest.mark.usefixtures("style")
 
