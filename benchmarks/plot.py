@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from qure_lib.reporting import figures
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "notebooks"))
+from report import figures
 
 LIMIT = ", limit by operations"
 

@@ -346,8 +346,8 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
     """Write the picture: scores and gaps of the first corpus, and where all windows begin."""
     from matplotlib.figure import Figure  # slow to load
 
-    from qure_lib.reporting.figures import PAGE_WIDTH, use_house_style
     from qure_lib.reporting.names import find_look
+    from qure_lib.reporting.style import PAGE_WIDTH, use_house_style
 
     use_house_style()
     figure, (name, first) = Figure(figsize=(PAGE_WIDTH, 2.8)), next(iter(reports.items()))

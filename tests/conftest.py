@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from data_prep import synthfashion
-from qure_lib.reporting import figures
+from qure_lib.reporting.style import use_house_style
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ def root() -> Path:
 @pytest.fixture
 def style():
     """The house style of figures, which are closed afterwards."""
-    figures.use_house_style()
+    use_house_style()
     yield
     plt.close("all")
 

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from report import figures
 from report.claims import Claim, direction
 from report.tables import interval_text
 from scipy.special import ndtr
 
 from data_prep.preferences import LIKING, NOISE
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting import figures
 from qure_lib.reporting.names import plain_name
 from qure_lib.train.training_data import TrainingData
 

@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from report import tables
+from report import figures, tables
 from torch import Tensor
 
 from qure_lib.datasets.queries import QuerySet, Triplet
-from qure_lib.reporting import figures
 
 from . import method_figures
 

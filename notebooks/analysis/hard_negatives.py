@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
+from report import figures
 from scipy.special import expit
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.drops import CURVES, RULES
 from qure_lib.method.mining_report import MiningReport
 from qure_lib.method.ranking import rank_corpus
-from qure_lib.reporting import figures
 from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData

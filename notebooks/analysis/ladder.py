@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from report.claims import direction
+from report.figures import line_style, plot_intervals
 from report.tables import interval_text
 
 from analysis.preference_study import cluster_labels
 from analysis.scorers import OWN_CHOICE, what_it_sees
 from qure_lib.evaluation.metrics import Preference, preference_rate
 from qure_lib.evaluation.statistics import Interval, bootstrap_ci, paired_bootstrap
-from qure_lib.reporting.figures import line_style, plot_intervals
 
 COMPARED = ("random", "holds the target", "participants' own")  # in four ways to resample
 

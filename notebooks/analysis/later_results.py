@@ -4,8 +4,7 @@ import math
 
 import pandas as pd
 from matplotlib.axes import Axes
-
-from qure_lib.reporting import figures
+from report import figures
 
 from .published_tables import AVERAGES, CATEGORIES, QURE, Published, Z, count_queries
 

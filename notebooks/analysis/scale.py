@@ -12,12 +12,12 @@ import pandas as pd
 import plan
 import torch
 from matplotlib.axes import Axes
+from report.figures import legend_with, line_style
 from scipy.optimize import nnls
 from torch import Tensor
 
 from qure_lib.method.config import ModelConfig, TrainConfig
 from qure_lib.method.ranking import rank_scores, score_corpus
-from qure_lib.reporting.figures import legend_with, line_style
 
 GIB = 2**30
 WHOLE = "exact, whole ranking"

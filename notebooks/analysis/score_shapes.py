@@ -15,6 +15,7 @@ import pandas as pd
 from grids import CORE, OPEN_QUESTIONS, Grid
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report import figures
 from report.claims import Claim, direction
 from report.tables import interval_text
 
@@ -33,7 +34,6 @@ from qure_lib import diagnose
 from qure_lib.evaluation.statistics import Interval
 from qure_lib.files import read_json
 from qure_lib.method.drops import CURVES
-from qure_lib.reporting import figures
 from qure_lib.reporting.names import plain_name
 
 ALIKE = 0.8, 1.25  # gap ratios between these count as alike at both ends

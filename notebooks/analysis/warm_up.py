@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from report import figures
 
 from qure_lib.method.mining_report import MiningReport
-from qure_lib.reporting import figures
 
 from .hard_negatives import Mined
 

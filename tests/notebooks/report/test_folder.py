@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from report import figures
 from report.folder import Reports, note_path, read_notes, save_figure
-
-from qure_lib.reporting import figures
 
 pytestmark = pytest.mark.usefixtures("style")
 DATA = pd.DataFrame({"rank": [0, 1, 2], "score": [0.9, 0.5, 0.1]})

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
+from report import figures
 
-from qure_lib.reporting import figures
 from qure_lib.reporting.names import BLUE, Look, find_look
 
 pytestmark = pytest.mark.usefixtures("style")

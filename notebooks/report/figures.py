@@ -1,4 +1,4 @@
-"""Figures: one style, and functions that draw a frame on axes and return the axes."""
+"""Figures: functions that draw a frame on axes and return the axes, in the house style."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,36 +6,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .names import BLUE, find_look, plain_name
+from qure_lib.reporting.names import BLUE, find_look, plain_name
+from qure_lib.reporting.style import COLUMN_WIDTH, PAGE_WIDTH, use_house_style
 
-COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
+__all__ = ["COLUMN_WIDTH", "PAGE_WIDTH", "use_house_style"]  # beside what is drawn here
 LINES = ("-", "--", "-.", ":", (0, (6, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
-_EIGHT_POINTS = ("font.size", "axes.labelsize", "axes.titlesize")
-_SEVEN_POINTS = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
-_HOUSE_STYLE = dict.fromkeys(_EIGHT_POINTS, 8) | dict.fromkeys(_SEVEN_POINTS, 7)
-_HOUSE_STYLE |= {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.5,
-    "legend.frameon": False,
-    "figure.dpi": 120,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-}
-
-
-def use_house_style() -> None:
-    """Set the fonts, sizes and lines of every figure: 8 pt text, thin axes, legible in print."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_HOUSE_STYLE)
 
 
 def plot_epochs(
