@@ -307,7 +307,7 @@ class Bench:
         folder = self.loop.folder
 
         def save() -> None:
-            folder.save_epoch(self.loop.retriever, self.loop.state(), best=True)
+            folder.save(self.loop.retriever, self.loop.state(), best=True)
 
         save()
         folder.finish_saving()

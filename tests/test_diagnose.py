@@ -391,7 +391,7 @@ def test_the_picture_of_scores(figures, write, tmp_path, name):
         ({"targets": np.full(60, 200)}, "query 0: its target 200 is not one of 200 images"),
         ({"targets": np.full(60, -1)}, "query 0: its target -1 is not one of 200 images"),
         ({"targets": np.zeros(59, int)}, "targets (59,)"),
-        ({"targets": np.zeros(60)}, "targets must be whole numbers"),
+        ({"targets": np.zeros(60)}, "positions and ranks must be whole numbers"),
         ({(31, 12): np.nan}, "targets.npy: query 31, image 12: the score is nan"),
         ({(2, 0): np.inf}, "targets.npy: query 2, image 0: the score is inf"),
     ],
@@ -476,7 +476,7 @@ def test_embeddings_of_other_queries_and_a_broken_checkpoint_are_named(
     words = ["--dataset", "fashioniq", "--embeddings", saved["cirr"]]
     assert "cirr.npz misses" in command(*words, "--annotations", roots["fashioniq"])
     words = ["--dataset", "cirr", "--checkpoint", tmp_path, "--root", roots["cirr"]]
-    assert "config.json is missing" in command(*words, "--cache", tmp_path / "cache")
+    assert "no saved QuReModel (a folder with config.json)" in command(*words, "--cache", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
