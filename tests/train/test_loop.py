@@ -535,5 +535,5 @@ def test_the_gradients_norm_is_of_all_parameters_together(parts, tmp_path, monke
     config = replace(CONFIG, epochs=1, n_def=1, mining=MiningConfig("all_corpus"))
     train(config, *parts, tmp_path, "norms")
     assert found and all(
-        norm.item() == pytest.approx(every.item(), rel=1e-3) for norm, every in found
+        norm.item() == pytest.approx(every.item(), rel=5e-3) for norm, every in found
     )
