@@ -163,7 +163,8 @@ def _read_data_set(args: Namespace) -> tuple[list[tuple[dict[str, Any], Chunks]]
         part = _score(embedder, some, graded, leave_out_reference=alone)
         corpora.append(({"name": queries.name} | sizes, part))
     if args.checkpoint and temperature is None:
-        temperature = getattr(embedder, "retriever", embedder).model.temperature.item()
+        retriever: Any = getattr(embedder, "retriever", embedder)
+        temperature = retriever.model.temperature.item()
     return corpora, temperature
 
 
@@ -200,12 +201,13 @@ def find_windows(corpus: Chunks, temperature: float | None) -> Reports:
     """
     curves = [curve for curve in CURVES if temperature or curve == "cosine"]
     configs = {curve: MiningConfig(curve=curve, temperature=temperature) for curve in curves}
-    frames, moments = {curve: [] for curve in curves}, 0.0
+    frames: dict[str, list[pd.DataFrame]] = {curve: [] for curve in curves}
+    moments = np.zeros((2, 1))
     for scores, targets, relevance in corpus:
         if (n := scores.shape[1]) < FEWEST_IMAGES:
             raise ValueError(f"the corpus holds {n} images; give {FEWEST_IMAGES} or more")
         ranking = rank_scores(scores)
-        moments += sum_moments(ranking.finite.scores)
+        moments = moments + sum_moments(ranking.finite.scores)
         logits = (scores.gather(1, targets[:, None]) - ranking.scores) / (temperature or torch.nan)
         sums, images = F.softplus(-logits).sum(dim=1), (logits < torch.inf).sum(dim=1)
         loss = (sums - math.log(2)) / (images - 1)  # of every image but the target
@@ -346,7 +348,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
     """Write the picture: scores and gaps of the first corpus, and where all windows begin."""
     from matplotlib.figure import Figure  # slow to load
 
-    from qure_lib.reporting.names import find_look
+    from qure_lib.reporting.names import LOOKS
     from qure_lib.reporting.style import PAGE_WIDTH, use_house_style
 
     use_house_style()
@@ -362,7 +364,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
         rows = pd.concat([by_curve[curve].per_query for by_curve in reports.values()])
         below = np.sort(rows.window_start - rows.target_rank)
         share = 100 * np.arange(1, len(below) + 1) / len(below)
-        axes[2].step(below, share, line, color=find_look(curve).colour, where="post")
+        axes[2].step(below, share, line, color=LOOKS[curve].colour, where="post")
     axes[2].set(xscale="log", xlim=(1, 1.3 * rows.n.max()), xlabel="Ranks from target to window")
     axes[2].set(ylim=(0, 100), ylabel="Cumulative share of queries (%)")
     for ax, title in zip(axes, (name, name, ", ".join(reports)), strict=True):
@@ -372,7 +374,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
 
 
 def _plot_scores(ax: Any, reports: Reports) -> None:
-    from qure_lib.reporting.names import GREEN, find_look
+    from qure_lib.reporting.names import GREEN, LOOKS
 
     mean, std = reports["cosine"].mean_scores, reports["cosine"].std_scores
     ranks, target = np.arange(len(mean)), reports["cosine"].per_query.target_rank.median()
@@ -380,7 +382,7 @@ def _plot_scores(ax: Any, reports: Reports) -> None:
     ax.plot(ranks, mean, color="0.25", label="mean")
     for curve, report in reports.items():
         start, end = report.per_query[["window_start", "window_end"]].median()
-        colour = find_look(curve).colour
+        colour = LOOKS[curve].colour
         look = {"facecolor": (colour, 0.3), "edgecolor": colour, "lw": 0.8}
         if start >= 0:  # not NaN
             ax.axvspan(start, end + 1, **look, label=f"median window, {curve} curve")

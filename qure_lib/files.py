@@ -95,7 +95,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_json(path: Path, kind: type = list) -> Any:
+def read_json(path: str | Path, kind: type = list) -> Any:
     """Parse a JSON file, in UTF-8 or with a byte-order mark, whose top level is of type `kind`.
 
     Raises:
@@ -130,7 +130,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def to_plain(value: Any) -> Any:
     """Turn what `json` cannot write into what it can: dataclasses, NumPy scalars, then text."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, np.generic):
         return value.item()

@@ -35,11 +35,11 @@ def git_commit() -> str | None:
     checkout = here.parents[1]
 
     def git(*words: str) -> str:
-        command = ["git", "-C", checkout, "--git-dir=.git", "--work-tree=.", *words]
+        command = ["git", "-C", str(checkout), "--git-dir=.git", "--work-tree=.", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.relative_to(checkout))
+        git("ls-files", "--error-unmatch", str(here.relative_to(checkout)))
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

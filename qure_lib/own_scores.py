@@ -67,12 +67,12 @@ def hard_negatives(
         temperature=temperature,
     )
     check_curve(curve, temperature)
-    found, frames, moments = [], [], 0.0
+    found, frames, moments = [], [], np.zeros((2, 1))
     for part, positions in chunks(scores, targets):
         chosen, described, sums = choose(part, positions, config)
         found += chosen.split(described.set_size.tolist())
         frames.append(described)
-        moments += sums
+        moments = moments + sums
     as_given = isinstance(scores, Tensor)
     sets = [chosen if as_given else chosen.numpy() for chosen in found]
     return sets, MiningReport.from_moments(config, pd.concat(frames), moments)

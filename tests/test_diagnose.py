@@ -476,7 +476,9 @@ def test_embeddings_of_other_queries_and_a_broken_checkpoint_are_named(
     words = ["--dataset", "fashioniq", "--embeddings", saved["cirr"]]
     assert "cirr.npz misses" in command(*words, "--annotations", roots["fashioniq"])
     words = ["--dataset", "cirr", "--checkpoint", tmp_path, "--root", roots["cirr"]]
-    assert "no saved QuReModel (a folder with config.json)" in command(*words, "--cache", tmp_path / "cache")
+    assert "no saved QuReModel (a folder with config.json)" in command(
+        *words, "--cache", tmp_path / "cache"
+    )
 
 
 @pytest.mark.parametrize(

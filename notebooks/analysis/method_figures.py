@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,9 +48,9 @@ def plot_relevance_curve(
     ax.plot(np.arange(len(scores)), scores, color="0.25", zorder=2)
     if min(drops) >= 0:
         _mark_window(ax, scores, drops)
-    star = {"marker": "*", "markersize": 9, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    star |= {"color": ZONE_COLOURS["target"], "label": f"target (rank {target_rank})"}
-    ax.plot(target_rank, scores[target_rank], linestyle="", zorder=3, **star)
+    star: dict[str, Any] = {"marker": "*", "markersize": 9, "markeredgecolor": "white"}
+    star |= {"markeredgewidth": 0.5, "color": ZONE_COLOURS["target"], "linestyle": "", "zorder": 3}
+    ax.plot(target_rank, scores[target_rank], label=f"target (rank {target_rank})", **star)
     if log_x:
         ax.set_xscale("symlog", linthresh=1)
         ax.xaxis.set_major_formatter("{x:.0f}")
@@ -65,8 +66,8 @@ def _mark_window(ax: Axes, scores: np.ndarray, drops: tuple[int, int]) -> None:
     colour, count = ZONE_COLOURS["inside"], second - first
     label = f"window ({count} hard negative{'s'[: count != 1]})"
     ax.axvspan(first + 0.5, second + 0.5, color=colour, alpha=0.25, lw=0, label=label)
-    wedge = {"marker": "v", "markersize": 6, "color": colour, "clip_on": False, "zorder": 3}
-    ax.plot((first + second + 1) / 2, 0.95, transform=ax.get_xaxis_transform(), **wedge)
+    wedge: dict[str, Any] = {"marker": "v", "markersize": 6, "color": colour, "clip_on": False}
+    ax.plot((first + second + 1) / 2, 0.95, transform=ax.get_xaxis_transform(), zorder=3, **wedge)
     for name, rank, line in (("first", first, "--"), ("second", second, ":")):
         label = f"{name} drop ({scores[rank] - scores[rank + 1]:.3f})"
         ax.axvline(rank + 0.5, color=colour, linestyle=line, linewidth=0.9, label=label)

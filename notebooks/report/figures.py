@@ -87,10 +87,10 @@ def plot_intervals(
         colour = f"C{index}" if group else [colours[row] for row in mine]
         ax.hlines(mine, frame["low"].iloc[mine], frame["high"].iloc[mine], colors=colour)
         for row in mine:
-            style = {"color": colour if group else colours[row], "s": 14, "zorder": 3}
-            style["marker"] = MARKERS[index % len(MARKERS)] if group else marks[row]
-            named = group if group and row == mine[0] else None
-            ax.scatter(frame["estimate"].iloc[row], row, label=named, **style)
+            shade = colour if group else colours[row]
+            mark = MARKERS[index % len(MARKERS)] if group else marks[row]
+            named, x = group if group and row == mine[0] else None, frame["estimate"].iloc[row]
+            ax.scatter(x, row, s=14, color=shade, marker=mark, label=named, zorder=3)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     ax.set_yticks(rows, [plain_name(label) for label in frame["label"]])
@@ -127,7 +127,7 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter("")
 
 
-def legend_with(ax: Axes, label: str, **line: str) -> None:
+def legend_with(ax: Axes, label: str, **line: Any) -> None:
     """Add one entry, for a mark that several lines share, to the legend."""
     handles, labels = ax.get_legend_handles_labels()
     ax.legend([*handles, plt.Line2D([], [], **line)], [*labels, label])

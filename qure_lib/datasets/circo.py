@@ -62,7 +62,8 @@ def _read_circo(path: Path, prompt: str, has_targets: bool) -> list[Triplet]:
     triplets, kinds = [], KEYS | (ANSWERS if has_targets else {})
     for place, entry in loading.check_entries(path, read_json(path), kinds, distinct=["id"]):
         reference, caption = str(entry["reference_img_id"]), entry["relative_caption"]
-        target, truths, aspects = "", (), ()
+        none: tuple[str, ...] = ()
+        target, truths, aspects = "", none, none
         if has_targets:
             target = str(entry["target_img_id"])
             truths = loading.distinct_strings(entry, "gt_img_ids", int, place)

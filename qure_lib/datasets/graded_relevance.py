@@ -44,7 +44,8 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
             f"{path} and {file} do not fit the {len(query_set)} queries and "
             f"{len(images)} images of {query_set.name}; make them again with `make data`"
         )
-    return sum(_closeness(name, wanted, images) for name in names) / len(names)
+    closeness = (_closeness(name, wanted, images) for name in names)
+    return sum(closeness, torch.zeros(())) / len(names)
 
 
 def _closeness(name: str, wanted: list[dict[str, Any]], images: list[dict[str, Any]]) -> Tensor:

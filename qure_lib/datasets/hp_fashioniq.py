@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def restore_punctuation(caption: str) -> str:
 
 PATH = "a path like 'shirt/B000LUIBH8.jpg'"
 SHOWN = f"'img_path' with {SET_SIZE} distinct images and 'user_score' from 1 to 5"
-READERS = {  # key of a question set -> how its values are read, and what they must be
+# Key of a question set -> how its values are read, and what they must be.
+READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ref_img_paths": (_read_path, PATH),
     "targ_img_paths": (_read_path, PATH),
     "sentences": (lambda v: restore_punctuation(v) if isinstance(v, str) else None, "a caption"),

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 
 def check_entries(
-    path: Path, entries: Any, kinds: dict[str, type], distinct: Iterable[str] = ()
+    path: Path, entries: Any, kinds: Mapping[str, type], distinct: Iterable[str] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
     """(place, entry) of each object in a list that was read from `path`; places are for messages.
 

@@ -30,8 +30,8 @@ def pad_to_ratio(image: Image.Image, ratio: float = 1.25) -> Image.Image:
         name = getattr(image, "filename", None) or "the image"
         raise ValueError(f"{name}: {image.size} pads to {size}; crop it or leave it out")
     padded = Image.new(image.mode, size, 0)
-    if image.mode == "P":
-        padded.putpalette(image.getpalette())
+    if image.mode == "P" and (palette := image.getpalette()):
+        padded.putpalette(palette)
     padded.paste(image, (left, top))
     return padded
 
@@ -58,9 +58,9 @@ def image_transform(
         if convert_first:
             image = ImageOps.exif_transpose(image).convert("RGB")
         image = pad_to_ratio(image)
-        resized = tuple(int(size * side / min(image.size)) for side in image.size)
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-        left, top = (int(round((side - size) / 2.0)) for side in resized)
+        width, height = (int(size * side / min(image.size)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (int(round((side - size) / 2.0)) for side in (width, height))
         image = image.crop((left, top, left + size, top + size)).convert("RGB")
         pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
         return torch.from_numpy((pixels - mean) / std)

@@ -59,8 +59,8 @@ def parser() -> ArgumentParser:
     top = ArgumentParser(COMMAND, description=__doc__, allow_abbrev=False)
     names = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, protocol in PROTOCOLS.items():
-        about = {"help": protocol.about, "description": protocol.about}
-        sub = names.add_parser(name, allow_abbrev=False, **about)
+        about = protocol.about
+        sub = names.add_parser(name, allow_abbrev=False, help=about, description=about)
         _add_arguments(sub, protocol.command)
         sub.set_defaults(run=partial(run, protocol))
     about = "Compare models on the same queries, from the files of --per-query, with correction."
@@ -131,7 +131,7 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
     query_sets = command.query_sets(data)
     n = sum(map(len, query_sets))
     about = {"protocol": command.title(split, args), "n": n, "images": command.images(data)}
-    if args.test_files:
+    if args.test_files and embedder:
         files, rankings = command.test_files, command.rank(embedder, data, args)
         for (name, file), ranked in zip(files.items(), rankings, strict=True):
             file.write(args.test_files / name, ranked, *query_sets)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def evaluate_fashioniq(
         targets = query_set.target_positions.to(embedded[0].device)
         graded, chunks = (relevance or {}).get(category), []
         for rows, ranking in rank_corpus(*embedded, memory):
-            columns = {"rank": ranking.ranks_of(targets[rows]).cpu()}
+            columns: dict[str, Any] = {"rank": ranking.ranks_of(targets[rows]).cpu()}
             if graded is not None:
                 columns |= _graded(ranking.order.cpu(), columns["rank"], graded[rows])
             chunks.append(pd.DataFrame(columns))
@@ -70,7 +71,7 @@ def score_fashioniq(
     frames = []
     for category, query_set in queries.items():
         ranks = listed_target_ranks(rankings[category], query_set, FASHIONIQ_FILE)
-        columns = {"category": [category] * len(query_set), "rank": ranks}
+        columns: dict[str, Any] = {"category": [category] * len(query_set), "rank": ranks}
         frames.append(per_query_frame(query_set, columns))
     return pd.concat(frames, ignore_index=True)
 

@@ -77,7 +77,7 @@ def score_hp_fashioniq(judged: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame
     """
     frame = judged[["participant", "category", "reference", "target", "preferred"]].copy()
     frame.insert(0, "query_id", [str(row) for row in range(len(judged))])
-    preference = preference_rate(*scores.T, judged["preferred"])
+    preference = preference_rate(scores[:, 0], scores[:, 1], judged["preferred"])
     return frame.assign(
         set_score_1=scores[:, 0],
         set_score_2=scores[:, 1],

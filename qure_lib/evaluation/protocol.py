@@ -68,7 +68,7 @@ class Command:
     test_split: str = ""  # whose answers only a server knows
     test_files: Mapping[str, RankingFile] = field(default_factory=dict)  # for the server, by name
     # (embedder, data, arguments) -> the rankings of each of `test_files`
-    rank: Callable[[Embedder, Any, Namespace], Iterable[Rankings]] | None = None
+    rank: Callable[[Embedder, Any, Namespace], Iterable[Rankings]] = lambda *_: ()
     options: Mapping[str, Option] = field(default_factory=dict)  # by flag
 
 

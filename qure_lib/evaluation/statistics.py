@@ -7,7 +7,7 @@ results are not independent.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -102,8 +102,9 @@ def paired_bootstrap(
     Raises:
         ValueError: as `bootstrap_ci`, or a and b of unequal length.
     """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} results; a paired test needs the same queries")
+    sizes = np.size(a), np.size(b)
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{sizes[0]} and {sizes[1]} results; a paired test needs the same queries")
     (a, weights_a), (b, weights_b) = map(_check_values, (a, b), weights or (None, None))
     codes = _cluster_codes(clusters, len(a))
     estimate = float(np.average(a, weights=weights_a) - np.average(b, weights=weights_b))
@@ -153,8 +154,9 @@ def _check_values(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndar
 def _cluster_codes(clusters: Clusters, n: int) -> list[np.ndarray]:
     """One or two (n,) integer codes."""
     clusters = np.arange(n) if clusters is None else clusters  # each query on its own
-    two_way = isinstance(clusters, list | tuple) and np.ndim(clusters[0]) == 1
-    ways = list(clusters) if two_way else [clusters]
+    ways: Sequence[Any] = [clusters]
+    if isinstance(clusters, list | tuple) and np.ndim(clusters[0]) == 1:
+        ways = clusters
     codes = [np.unique(np.asarray(way), return_inverse=True)[1] for way in ways]
     if len(codes) > 2 or any(code.shape != (n,) for code in codes):
         raise ValueError(f"clusters must be one or two label arrays with one label for each of {n}")
@@ -187,6 +189,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=unknown, where=denominator > 0)
 
 
-def _percentiles(estimates: np.ndarray) -> list[float]:
+def _percentiles(estimates: np.ndarray) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
-    return np.nanquantile(estimates, [tail, 1 - tail]).tolist()
+    low, high = np.nanquantile(estimates, [tail, 1 - tail]).tolist()
+    return low, high

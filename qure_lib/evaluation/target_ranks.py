@@ -58,8 +58,8 @@ def find_ranks(
     retriever: Embedder, queries: QuerySet, wanted: Wanted, memory: int, exclude_reference: bool
 ) -> Tensor:
     """(Q, R) 0-based rank of each query's wanted images; -1 for an excluded one, and as padding."""
-    places, n = [queries.corpus.positions(tuple(ids)) for ids in wanted], len(queries.corpus)
-    places, chunks = pad_sequence(places, batch_first=True, padding_value=n), []
+    rows_of, n = [queries.corpus.positions(tuple(ids)) for ids in wanted], len(queries.corpus)
+    places, chunks = pad_sequence(rows_of, batch_first=True, padding_value=n), []
     for rows, order in rank_queries(retriever, queries, memory, exclude_reference):
         ranks = torch.full((len(order), n + 1), -1)  # by position; the last is the padding's
         ranks.scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))

@@ -26,7 +26,8 @@ class StoredImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (len(self.image_ids), *self.store.row_shape)
+        tokens, width = self.store.row_shape
+        return len(self.image_ids), tokens, width
 
     def __getitem__(self, block: slice) -> Tensor:
         ids = self.image_ids[block]

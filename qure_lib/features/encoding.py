@@ -1,7 +1,7 @@
 """Encode image files by a frozen encoder: decoding, computing and storing side by side."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,14 +94,14 @@ class _Shard:
 
     def __init__(self, paths: list[Path], on_gpu: bool) -> None:
         self.paths, self.on_gpu = paths, on_gpu
-        self.features: Tensor | None = None
+        self.features = torch.empty(0)  # of the first batch's shape, once it is there
         self.finite = torch.empty(len(paths), dtype=torch.bool, pin_memory=on_gpu)
         self.count = 0
         self.copied = torch.cuda.Event() if on_gpu else None
 
     def add(self, encoded: Tensor) -> None:
         """Copy a batch's features; a GPU does it while this process goes on."""
-        if self.features is None:
+        if self.count == 0:
             shape = len(self.paths), *encoded.shape[1:]
             self.features = torch.empty(shape, dtype=encoded.dtype, pin_memory=self.on_gpu)
         end = self.count + len(encoded)
@@ -150,6 +150,7 @@ def _decode(images: _Pixels, chunks: list[range], workers: int) -> Iterator[Tens
     Raises:
         ValueError: a file that cannot be decoded.
     """
+    decoded: Iterable[Tensor | ValueError]
     if workers:
         decoded = DataLoader(images, sampler=chunks, batch_size=None, num_workers=workers)
     else:

@@ -74,7 +74,7 @@ def load_pretrained(
     """
     path = Path(path)
     if not path.is_dir():
-        return _from_lavis(path, vision and Path(vision), state)
+        return _from_lavis(path, None if vision is None else Path(vision), state)
     if vision is not None:
         raise ValueError(f"{path} holds its own vision tower; leave {vision} out")
     if state is not None:

@@ -41,7 +41,7 @@ class CardFeatures:
 
 
 def place_features(
-    store: FeatureStore, device: torch.device, place: str = "auto"
+    store: FeatureStore | CardFeatures, device: torch.device, place: str = "auto"
 ) -> tuple[FeatureStore | CardFeatures, str]:
     """Put features onto a GPU if they fit beside what training needs.
 
@@ -58,6 +58,8 @@ def place_features(
         raise ValueError(f"features must be one of {PLACES}, not {place!r}")
     if device.type != "cuda":
         return store, "features in host memory"
+    if not isinstance(store, FeatureStore):
+        return store, "features on the GPU"
     torch.cuda.empty_cache()
     size, free = sum(shard.nbytes for shard in store.shards), torch.cuda.mem_get_info(device)[0]
     state = f"{size / 1e9:.1f} GB of features, {free / 1e9:.1f} GB of the GPU free"

@@ -212,13 +212,13 @@ def _hash_encoder(encoder: nn.Module, config: ModelConfig) -> Any:
     tensors |= dict(encoder.named_parameters()) | dict(encoder.named_buffers())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest
 
 
 def _in_threads(function: Callable, items: list, what: str) -> list:
     """`function` of each item, in order; a bar shows when that takes more than two seconds."""
-    bar = {"unit": "file", "mininterval": 1.0, "delay": 2.0, "leave": False}
+    bar: dict[str, Any] = {"unit": "file", "mininterval": 1.0, "delay": 2.0, "leave": False}
     with ThreadPool(THREADS) as pool:
         return list(tqdm(pool.imap(function, items), what, len(items), **bar))
 
@@ -274,7 +274,7 @@ class _Folder:
 
     def _checksum(self, contents: list[str], features: np.ndarray) -> str:
         digest = hashlib.sha256(f"{self.path.name} {contents} {features.shape}".encode())
-        digest.update(features)
+        digest.update(features.data)
         return digest.hexdigest()
 
     def sweep(self) -> None:

@@ -77,7 +77,7 @@ def find_steepest_drops(
     target_ranks = as_positions(target_ranks).to(ranked_scores.device)
     _check_ranking(ranked_scores, target_ranks)
     target = ranked_scores.gather(1, target_ranks[:, None])
-    if curve == "preference":
+    if curve == "preference" and temperature is not None:  # `check_curve` refuses None
         drops = _log_preference_drops(ranked_scores, target, temperature)
     else:
         drops = ranked_scores[:, :-1] - ranked_scores[:, 1:]

@@ -54,7 +54,7 @@ class EvaEncoder(nn.Module):
                 initializer_range=0.02,  # the default, 1e-10, leaves every image the same features
             )
         )
-        self.tower.post_layernorm = nn.Identity()
+        self.tower.add_module("post_layernorm", nn.Identity())
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.tower(pixel_values=pixels).last_hidden_state
@@ -84,8 +84,8 @@ class EfficientNetLite0(nn.Module):
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.network._fc = nn.Identity()  # the classifier
         mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-        self.register_buffer("scale", std * 255 / 128)
-        self.register_buffer("shift", (mean * 255 - 127) / 128)
+        self.scale = nn.Buffer(std * 255 / 128)
+        self.shift = nn.Buffer((mean * 255 - 127) / 128)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: batch norm uses the statistics of its pretraining."""

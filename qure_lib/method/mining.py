@@ -53,7 +53,7 @@ def mine_hard_negatives(
     references = None if references is None else as_positions(references)
     empty = HardNegativeSet.uniform(targets, images.shape[0], references)
     _check(queries, empty, relevance)
-    negatives, frames, moments = [], [], 0.0
+    negatives, frames, moments = [], [], np.zeros((2, images.shape[0]))
     for rows, scores in score_corpus(queries, images, memory):
         targets, excluded = (p[rows].to(scores.device) for p in (empty.targets, empty.excluded))
         _leave_out(scores, excluded)

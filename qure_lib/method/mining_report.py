@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -49,10 +49,11 @@ class MiningReport:
             return parts[0]
         frames = [part.per_query for part in parts]
         means = [[p.mean_scores, p.std_scores**2 + p.mean_scores**2] for p in parts]
-        sums = sum(len(f) * np.stack(m) for f, m in zip(frames, means, strict=True))
+        parts_sums = (len(f) * np.stack(m) for f, m in zip(frames, means, strict=True))
+        sums = sum(parts_sums, np.zeros(()))
         return cls.from_moments(parts[0].config, pd.concat(frames), sums)
 
-    def summary(self) -> dict[str, float | str | int]:
+    def summary(self) -> dict[str, Any]:
         """One flat row: sizes, places in the ranking, margins and gaps, over all queries."""
         frame, n = self.per_query, len(self.mean_scores)
         mined = frame[frame.set_size > 0]

@@ -26,7 +26,8 @@ PRODUCT_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}  # of their (queries, ima
 class ImagesOnDisk(Protocol):
     """(N, T, D) image embeddings of which only slices are ever in memory, as float32."""
 
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
 
     def __getitem__(self, block: slice) -> Tensor: ...
 

@@ -1,12 +1,15 @@
 """The style of every figure."""
 
+from typing import Any
+
 import seaborn as sns
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
 _EIGHT_POINTS = ("font.size", "axes.labelsize", "axes.titlesize")
 _SEVEN_POINTS = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
-_HOUSE_STYLE = dict.fromkeys(_EIGHT_POINTS, 8) | dict.fromkeys(_SEVEN_POINTS, 7)
-_HOUSE_STYLE |= {
+_HOUSE_STYLE: dict[str, Any] = {
+    **dict.fromkeys(_EIGHT_POINTS, 8),
+    **dict.fromkeys(_SEVEN_POINTS, 7),
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
     "axes.linewidth": 0.6,
     "axes.spines.top": False,

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_settings(group: Any, kind: type) -> None:
     """A flag for each setting of a dataclass, with its own help."""
-    known = {"objective": OBJECTIVES, "warm_up_objective": OBJECTIVES, "strategy": STRATEGIES}
+    known: dict[str, Iterable[str]] = {"objective": OBJECTIVES, "strategy": STRATEGIES}
+    known["warm_up_objective"] = OBJECTIVES
     hints = get_type_hints(kind)
     for setting in (f for f in fields(kind) if f.metadata):
         value, *_ = get_args(hints[setting.name]) or (hints[setting.name],)  # of `int | None`

@@ -67,7 +67,7 @@ class Encoder:
         self.plain, self.is_compiled = encode, compiled
         self.compiled: Callable[..., Any] | None = None
         self.shape: torch.Size | None = None  # of the last compiled batch's images
-        self.steps: Counter[torch.Size] = Counter()  # that have run, by shape
+        self.steps: Counter[torch.Size | None] = Counter()  # that have run, by shape
 
     def __call__(self, static: bool, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) queries and (I, T, D) images.
