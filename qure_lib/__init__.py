@@ -7,33 +7,24 @@ A rank is 0-based: the image at rank 0 has the best relevance score.
 `hard_negatives(scores, targets)` applies the drop rule to the scores of any model.
 
 The rooms, each of which uses only those before it (method and datasets not one another), and their
-main names:
+main names, which `from qure_lib import ...` gives too (but for `train.loop.train`: `qure_lib.train`
+is a room):
 
 method.config              MiningConfig, TrainConfig, ModelConfig
 method.drops               DropPair, find_steepest_drops
 method.mining              mine_hard_negatives
 method.losses              bradley_terry_loss, plackett_luce_loss, info_nce_loss, OBJECTIVES
-method.model               QuReModel
 datasets.queries           Triplet, Corpus, QuerySet
 datasets.fashioniq         load_fashioniq
+features.hub               QuReModel
 features.retriever         Retriever, Embedder
-features.published_weights  load_pretrained, convert_lavis_checkpoint
+features.published_weights load_pretrained, convert_lavis_checkpoint
 evaluation.registry        PROTOCOLS
 evaluation.metrics         recall_at_k, average_precision_at_k, ndcg_at_k, preference_rate
 evaluation.statistics      Interval, bootstrap_ci, paired_bootstrap
-train.loop                 train
 train.definition           define_hard_negatives
 """
 
-from typing import Any
+import lazy_loader
 
-__all__ = ["hard_negatives"]
-
-
-def __getattr__(name: str) -> Any:
-    """Load the public names when they are first asked for: importing qure_lib stays fast."""
-    if name == "hard_negatives":
-        from .own_scores import hard_negatives
-
-        return hard_negatives
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # of __init__.pyi

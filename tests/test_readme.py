@@ -11,6 +11,7 @@ from grids import NEGATIVES
 from report.tables import read_published
 from shared import TINY
 
+from qure_lib.features.model_folder import load_model
 from qure_lib.method import encoders, losses, strategies
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.mining import mine_hard_negatives
@@ -71,6 +72,15 @@ def test_the_data_set_is_read_and_a_model_of_ones_own_evaluated(
     found = run(example("Evaluate a model of your own"), queries=names["queries"])["per_query"]
     assert len(found) == 6 and found["rank"].between(0, 2).all()
     assert "avg_r10" in capsys.readouterr().out
+
+
+def test_the_model_is_saved_to_be_shared(example, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data_prep").symlink_to(root / "data_prep")
+    model = run(example("Share a model"))["model"]
+    saved = load_model(tmp_path / "my-model").state_dict()
+    assert saved.keys() == model.state_dict().keys()
+    assert {"README.md", "tokenizer.json"} <= {p.name for p in (tmp_path / "my-model").iterdir()}
 
 
 def test_the_encoder_encodes(example, monkeypatch):

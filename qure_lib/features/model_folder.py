@@ -67,8 +67,8 @@ def save_tower(model: QuReModel, path: str | Path) -> None:
         raise ValueError(f"{path} holds the vision tower of another model; name another file")
 
 
-def load_model(folder: str | Path) -> QuReModel:
-    """Load what `save_model` wrote, strictly, on the CPU.
+def load_model(folder: str | Path, kind: type[QuReModel] = QuReModel) -> QuReModel:
+    """Load what `save_model` wrote, strictly, on the CPU, as a model of class `kind`.
 
     Raises:
         ValueError: a file is missing, damaged or of another model, config.json has not exactly the
@@ -83,17 +83,19 @@ def load_model(folder: str | Path) -> QuReModel:
         state |= _read_tower(folder)
     elif (folder / FROZEN).exists():
         raise ValueError(f"{folder / WEIGHTS} holds a vision tower, and {FROZEN} names another one")
-    return build_model(config, state, folder)
+    return build_model(config, state, folder, kind)
 
 
-def build_model(config: ModelConfig, state: dict[str, Tensor], path: Path) -> QuReModel:
+def build_model(
+    config: ModelConfig, state: dict[str, Tensor], path: Path, kind: type[QuReModel] = QuReModel
+) -> QuReModel:
     """A model with the weights `state`, which `path` holds, strictly.
 
     Raises:
         ValueError: an impossible configuration, or a weight is missing, unknown or misshapen.
     """
     try:
-        model = QuReModel(config)
+        model = kind(config)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -60,10 +60,7 @@ class Retriever:
             ValueError: a broken checkpoint or image, or a tokenizer of another model, by name.
         """
         model = load_model(checkpoint).to(find_device())
-        tokenizer = load_tokenizer(checkpoint)
-        if len(tokenizer) != model.config.vocab_size:
-            sizes = f"{len(tokenizer):,} tokens, the model embeds {model.config.vocab_size:,}"
-            raise ValueError(f"{checkpoint}: tokenizer.json has {sizes}; get the model's own")
+        tokenizer = load_tokenizer(checkpoint, model.config.vocab_size)
         features = extract_features(model.vision_encoder, images, model.config, cache)
         return cls(model, tokenizer, features)
 
@@ -82,8 +79,8 @@ class Retriever:
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Relative captions -> (input_ids, attention_mask), each (B, L), on the model's device."""
-        batch = tokenize(self.tokenizer, captions, self.model.config.max_caption_tokens)
-        return tuple(t.to(self.device) for t in batch)
+        ids, mask = tokenize(self.tokenizer, captions, self.model.config.max_caption_tokens)
+        return ids.to(self.device), mask.to(self.device)
 
     def read_features(self, image_ids: Sequence[str]) -> Tensor:
         """Image ids -> (B, P, C) frozen features on the model's device."""

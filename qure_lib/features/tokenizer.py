@@ -13,11 +13,11 @@ BERT_TOKENS = 30_522  # BERT-uncased's; BLIP-2 adds [DEC] as the last one
 BERT_SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The WordPiece tokenizer kept with a checkpoint.
+def load_tokenizer(folder: str | Path, vocab_size: int | None = None) -> PreTrainedTokenizerFast:
+    """The WordPiece tokenizer kept with a checkpoint, whose model embeds `vocab_size` tokens.
 
     Raises:
-        ValueError: no tokenizer there, or one of special tokens only.
+        ValueError: no tokenizer there, one of special tokens only, or of another model.
     """
     path = Path(folder, "tokenizer.json")
     if not path.is_file():
@@ -28,6 +28,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         raise ValueError(f"{path} is not a tokenizer ({error}); get or make it again") from error
     if len(tokenizer) <= 5:
         raise ValueError(f"{path} holds only {len(tokenizer)} tokens; it is not a vocabulary")
+    if vocab_size not in (None, len(tokenizer)):
+        sizes = f"{len(tokenizer):,} tokens, the model embeds {vocab_size:,}"
+        raise ValueError(f"{path} has {sizes}; get the model's own")
     return tokenizer
 
 

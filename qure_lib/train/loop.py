@@ -68,7 +68,7 @@ def train(
                 execution.on_epoch(row)
         run = Run(folder.path, pd.DataFrame(loop.history), pd.DataFrame(loop.mining), retriever)
         if processes.is_main():
-            folder.complete(loop.retriever, run, loop.devices)
+            folder.complete(loop.retriever, run, loop.devices, data)
         processes.wait_for_all()
         return run
 
@@ -83,7 +83,7 @@ class Loop:
         self.model, self.device = retriever.model, retriever.device
         self.on_gpu = self.device.type == "cuda"
         self.parameters = self.model.trainable_parameters()
-        settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         settings["fused"] = self.on_gpu or None  # the fused one need not wait for the scaler
         self.optimizer = torch.optim.AdamW(self.parameters.values(), **settings)
         self.dtype = PRECISIONS[config.precision if self.on_gpu else "fp32"]
@@ -247,8 +247,8 @@ class Loop:
         def forward_and_backward() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.dtype):
-                embedded = self._embed(batch, images)
-                loss = objective.function(*embedded, self.model.temperature)
+                queries, targets, negatives = self._embed(batch, images)
+                loss = objective.function(queries, targets, negatives, self.model.temperature)
             self.scaler.scale(loss).backward()
             return loss.detach()
 

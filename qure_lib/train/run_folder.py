@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,26 +16,38 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from qure_lib import processes
 from qure_lib.code_in_use import describe_code
+from qure_lib.evaluation.protocol import Training
 from qure_lib.features.model_folder import load_trained
 from qure_lib.features.retriever import Retriever
-from qure_lib.files import check_name, file_sha256, replacing, restore, to_plain, write_json
+from qure_lib.files import (
+    check_name,
+    file_sha256,
+    read_json,
+    replacing,
+    restore,
+    to_plain,
+    write_json,
+)
 from qure_lib.manifest import run_manifest
 from qure_lib.method.config import TrainConfig
 from qure_lib.method.losses import OBJECTIVES
 from qure_lib.method.strategies import STRATEGIES
 
 from .checkpoints import load_checkpoint, previous, save_checkpoint, set_damaged_aside
+from .training_data import TrainingData
 
+CARD = Path(__file__).with_name("model_card.md.j2")
 # All that the epochs before the first definition depend on, beside their objective and the data.
-WARM_UP_SETTINGS = ("epochs", "batch_size", "learning_rate", "weight_decay", "warm_up_epochs")
-WARM_UP_SETTINGS += ("min_learning_rate_ratio", "precision", "embed_precision", "seed", "memory")
-WARM_UP_SETTINGS += ("exclude_reference",)
+WARM_UP_SETTINGS: tuple[str, ...] = ("epochs", "batch_size", "learning_rate", "weight_decay")
+WARM_UP_SETTINGS += ("warm_up_epochs", "min_learning_rate_ratio", "precision", "embed_precision")
+WARM_UP_SETTINGS += ("seed", "memory", "exclude_reference")
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,8 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.tower = self.path / "vision_encoder.safetensors"  # once for all models of the run
         self.first_epoch = 0  # of this process: 0, or where it resumed
-        self.saver, self.saving = ThreadPoolExecutor(1), None
+        self.saver = ThreadPoolExecutor(1)
+        self.saving: Future[None] | None = None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -125,7 +138,7 @@ class RunFolder:
         return load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
 
     def save_definition(
-        self, epoch: int, per_query: pd.DataFrame, parameters: dict[str, Tensor]
+        self, epoch: int, per_query: pd.DataFrame, parameters: Mapping[str, Tensor]
     ) -> None:
         """Keep one definition: its figures by query, and the weights that it was mined with."""
         stem = self.path / "definitions" / f"epoch_{epoch:02d}"
@@ -162,7 +175,9 @@ class RunFolder:
                     with replacing(self.warm_up) as scratch:
                         shutil.copytree(self.path, scratch, ignore=kept)
 
-    def complete(self, retriever: Retriever, run: Run, devices: list[str]) -> None:
+    def complete(
+        self, retriever: Retriever, run: Run, devices: list[str], data: TrainingData
+    ) -> None:
         """Write what a finished run has, where it is not there; devices: where it was trained."""
         self.finish_saving()
         if not (self.path / "last").exists():
@@ -171,16 +186,31 @@ class RunFolder:
             with replacing(self.path / file) as path:
                 frame.to_csv(path, index=False)
         if not (self.path / "run.json").exists():
+            splits = {"train": data.train, "val": data.val}
             manifest = run_manifest(
                 name=self.name,
                 config=self.config,
                 data=self.hashes,
+                protocol=data.protocol,
+                queries={s: {c: len(q) for c, q in sets.items()} for s, sets in splits.items()},
                 features_made_by=retriever.features.made_by,
                 trained_on=devices,
                 seconds=run.history[["mining_s", "training_s", "val_s"]].sum().to_dict(),
                 processes=processes.rank_and_count()[1],
             )
             write_json(self.path / "run.json", manifest)
+        self.write_cards(run.history, data.training)
+
+    def write_cards(self, history: pd.DataFrame, training: Training) -> None:
+        """Describe best/ and last/ by the manifest, in a README.md each that is not there yet."""
+        best = history[[f"val_{measure}" for measure in training.select_by]].sum(axis=1).idxmax()
+        manifest = read_json(self.path / "run.json", dict)
+        for stage, row in {"best": history.loc[best], "last": history.iloc[-1]}.items():
+            values = {"manifest": manifest, "stage": stage, "row": row, "of": training.measures}
+            card = ModelCard.from_template(ModelCardData(), str(CARD), **values)
+            if not (path := self.path / stage / "README.md").exists():
+                with replacing(path) as scratch:
+                    card.save(scratch)
 
     @cached_property
     def events(self) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from qure_lib.datasets.graded_relevance import load_graded_relevance
 from qure_lib.datasets.queries import QuerySet
 from qure_lib.evaluation.protocol import Training
-from qure_lib.evaluation.registry import PROTOCOLS, find_protocol
+from qure_lib.evaluation.registry import find_protocol, training_of
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.ranking import DEFAULT_MEMORY
 
@@ -51,7 +51,7 @@ class TrainingData:
     @property
     def training(self) -> Training:
         """How the data set is trained on."""
-        return PROTOCOLS[self.protocol].training
+        return training_of(self.protocol)
 
     def evaluate(self, retriever: Retriever, memory: int = DEFAULT_MEMORY) -> pd.DataFrame:
         """One row a val query, with its category, by the data set's own protocol."""
@@ -95,9 +95,10 @@ def load_training_data(
     if pool not in POOLS:
         raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
     protocol = find_protocol(root)
-    train, val = protocol.training.load(Path(root), pool, allow_missing)
+    train, val = training_of(protocol.name).load(Path(root), pool, allow_missing)
     if protocol.layout != "fashioniq":  # only FashionIQ's layout has graded relevance
-        return TrainingData(train, val, *map(dict.fromkeys, (train, val)), protocol.name)
-    relevance = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
-    val_relevance = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
-    return TrainingData(train, val, relevance, val_relevance, protocol.name)
+        graded, val_graded = dict.fromkeys(train), dict.fromkeys(val)
+    else:
+        graded = {c: load_graded_relevance(root, q, "train") for c, q in train.items()}
+        val_graded = {c: load_graded_relevance(root, q, "val") for c, q in val.items()}
+    return TrainingData(train, val, graded, val_graded, protocol.name)

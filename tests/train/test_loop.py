@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from qure_lib.evaluation.fashioniq import evaluate_fashioniq
 from qure_lib.evaluation.metrics import ndcg_at_k, recall_at_k
+from qure_lib.features.hub import QuReModel
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.drops import find_steepest_drops
@@ -77,6 +78,34 @@ def test_of_two_that_want_the_same_run_one_trains_it(parts, tmp_path):
         first, second = pool.map(ask, range(2))
     assert [row["epoch"] for row in trained] == [0, 1]
     assert first.folder == second.folder and first.history.equals(second.history)
+
+
+def test_a_card_beside_each_model_says_what_the_manifest_says(parts, first_run, tmp_path):
+    shutil.copytree(first_run.folder, tmp_path / "run")
+    history, manifest = first_run.history, json.loads((first_run.folder / "run.json").read_text())
+    best = (history.val_r10 + history.val_r50).idxmax()
+    for stage, epoch in (("best", best), ("last", 3)):
+        card = QuReModel.from_pretrained(tmp_path / "run" / stage).card
+        assert f"after epoch {epoch} (`{stage}`; 4 epochs" in card
+        assert f"| Recall@10 | {history.val_r10[epoch]:.2f} |" in card
+        assert f"| Recall@50 | {history.val_r50[epoch]:.2f} |" in card
+        assert json.loads(card.split("```json\n")[1].split("```")[0]) == manifest["config"]
+        assert manifest["data"]["annotations"] in card and "protocol `fashioniq`" in card
+        counts = ", ".join(f"{c} {len(q)}" for c, q in parts[1].val.items())
+        assert f"| val | {counts} |" in card
+        assert "## Licence\n\n[Not stated" in card and "{{" not in card
+        assert str(tmp_path) not in card and str(first_run.folder) not in card
+
+
+def test_a_card_that_somebody_wrote_stays(parts, first_run):
+    card = first_run.folder / "best" / "README.md"
+    text = card.read_text()
+    card.write_text("mine")
+    (first_run.folder / "last" / "README.md").unlink()
+    train(CONFIG, *parts, first_run.folder.parent, "first")
+    assert card.read_text() == "mine"
+    assert "(`last`; " in (first_run.folder / "last" / "README.md").read_text()
+    card.write_text(text)
 
 
 def test_what_a_run_leaves_behind(parts, first_run):
