@@ -95,9 +95,10 @@ screenshots: setup  ## renew reports/screenshots after `make reproduce`; needs C
 pretrain: setup  ## train the mini model's stage-1 checkpoint again
 	$(BIN)/python -m data_prep.pretrain
 
-lint: setup  ## check style and format of code and notebooks
+lint: setup  ## check style and format of code and notebooks, and the library's types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 format: setup  ## format code and notebooks, and clear the notebooks' outputs
 	$(BIN)/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb
