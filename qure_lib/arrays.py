@@ -18,7 +18,7 @@ def as_tensor(values: ArrayLike | Tensor) -> Tensor:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"real numbers are needed, not an array of {array.dtype}")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.require(native, requirements="CW"))  # [:, ::-1], or read-only
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]))  # [:, ::-1], or read-only
 
 
 def as_scores(values: ArrayLike | Tensor) -> Tensor:

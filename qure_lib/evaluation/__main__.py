@@ -19,12 +19,12 @@ import pandas as pd
 
 from qure_lib.datasets.queries import QuerySet
 from qure_lib.features.corpus_on_disk import CorpusOnDisk
-from qure_lib.features.retriever import Embedder, Retriever
+from qure_lib.features.retriever import Retriever
 from qure_lib.features.saved_embeddings import SavedEmbeddings
 from qure_lib.files import replacing, run_command
 
 from .compare import compare_models, read_per_query
-from .composition import parts_alone, summarise_composition
+from .composition import CaptionEmbedder, parts_alone, summarise_composition
 from .protocol import SOURCES, Command, Protocol, estimate
 from .registry import PROTOCOLS
 
@@ -130,20 +130,21 @@ def run(protocol: Protocol, args: Namespace) -> dict[str, Any]:
         data = command.prepare(data, embedder)
     query_sets = command.query_sets(data)
     n = sum(map(len, query_sets))
-    about = {"protocol": command.title(split, args), "n": n, "images": command.images(data)}
+    images = command.images(data)
+    about: dict[str, Any] = {"protocol": command.title(split, args), "n": n, "images": images}
     if args.test_files and embedder:
         files, rankings = command.test_files, command.rank(embedder, data, args)
         for (name, file), ranked in zip(files.items(), rankings, strict=True):
             file.write(args.test_files / name, ranked, *query_sets)
         return about | {"files": [str(args.test_files / name) for name in files]}
     frame = command.evaluate(embedder, data, args) if embedder else command.score(data, args)
-    if getattr(args, "composition", False):
+    if embedder and getattr(args, "composition", False):
         alone = {p: command.evaluate(e, data, args) for p, e in parts_alone(embedder).items()}
         frame = frame.assign(**{f"{part}_rank": f["rank"] for part, f in alone.items()})
         about |= {f"{part} alone": _as_json(protocol.summarise(f)) for part, f in alone.items()}
         about["in the first 10"] = _as_json(summarise_composition(frame))
     if args.per_query:
-        _write_per_query(args.per_query, frame.assign(protocol=protocol.name), about["images"])
+        _write_per_query(args.per_query, frame.assign(protocol=protocol.name), images)
     for flag, option in command.options.items():
         if option.write and _value(args, flag):
             option.write(_value(args, flag), frame)
@@ -172,7 +173,7 @@ def run_compare(args: Namespace) -> dict[str, Any] | str:
     return about | {"differences": differences.to_dict("records")}
 
 
-def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> Embedder:
+def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace) -> CaptionEmbedder:
     """The model or the saved embeddings that the arguments name, for these queries."""
     if args.embeddings:
         saved = SavedEmbeddings.open(args.embeddings)

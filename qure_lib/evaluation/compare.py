@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .protocol import Measures, Protocol
@@ -52,7 +51,7 @@ def compare_models(
 
 def _apart(a: Sample, b: Sample) -> tuple[float, ...]:
     """Both means, their difference with its interval, how many queries, and p."""
-    means = (float(np.average(s.values, weights=s.weights)) for s in (a, b))
+    means = (sample.mean for sample in (a, b))
     found = paired_bootstrap(a.values, b.values, (a.weights, b.weights), a.clusters)
     return *means, found.estimate, found.low, found.high, found.n, found.p_value
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,13 @@ from .metrics import recall_at_k
 from .statistics import Sample
 
 
+class CaptionEmbedder(Embedder, Protocol):
+    """An embedder that also knows the relative captions by themselves."""
+
+    def embed_captions(self, queries: QuerySet) -> Tensor:
+        """(Q, D) embeddings of the relative captions alone."""
+
+
 @dataclass(frozen=True)
 class Alone:
     """An embedder of one part of each query."""
@@ -25,7 +33,7 @@ class Alone:
     embed_corpus: Callable[[Corpus], Tensor | ImagesOnDisk]
 
 
-def parts_alone(embedder: Embedder) -> dict[str, Embedder]:
+def parts_alone(embedder: CaptionEmbedder) -> dict[str, Embedder]:
     """Embedders of the caption alone and of the reference image alone, by name.
 
     The caption alone is the model's `embed_captions`: stage 1's text-only path of a QuReModel, or
@@ -34,7 +42,10 @@ def parts_alone(embedder: Embedder) -> dict[str, Embedder]:
     that needs composition is an upper bound.
     """
     references = partial(_embed_references, embedder)
-    queries = {"caption": embedder.embed_captions, "reference": references}
+    queries: dict[str, Callable[[QuerySet], Tensor]] = {
+        "caption": embedder.embed_captions,
+        "reference": references,
+    }
     return {part: Alone(embed, embedder.embed_corpus) for part, embed in queries.items()}
 
 

@@ -45,6 +45,12 @@ class Sample(NamedTuple):
     weights: ArrayLike | None = None
     clusters: Clusters = None
 
+    @property
+    def mean(self) -> float:
+        """sum(w v) / sum(w)."""
+        weights = None if self.weights is None else np.asarray(self.weights, dtype=float)
+        return float(np.average(np.asarray(self.values, dtype=float), weights=weights))
+
 
 def bootstrap_ci(
     values: ArrayLike,

@@ -39,9 +39,10 @@ AFTER_LAST_BLOCK = r"(ln_post|ln_final|norm|fc_norm|head)\.|proj$"
 # functions have had two addresses.
 PLAIN_DATA: list[Any] = [argparse.Namespace, np.ndarray, np.dtype]
 PLAIN_DATA += [type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"]
+_REBUILD: list[Any] = [np.float64().__reduce__()[0], np.zeros(0).__reduce__()[0]]
 PLAIN_DATA += [
     (function, f"numpy.{core}.multiarray.{function.__name__}")
-    for function in (np.float64().__reduce__()[0], np.zeros(0).__reduce__()[0])
+    for function in _REBUILD
     for core in ("core", "_core")
 ]
 
@@ -211,8 +212,8 @@ def _read_state(path: Path, markers: tuple[str, ...], chosen: str | None = None)
         remedy = "with --state" if markers == QFORMER_MARKERS else "by saving it alone"
         raise ValueError(f"{path} holds weights under {names}; choose one of them {remedy}")
     prefix, inner = taken[0], tuple(p for p in found if len(p) > len(taken[0]))  # states within it
-    names = [n for n in weights if n.startswith(prefix) and not n.startswith(inner)]
-    state = {n.removeprefix(prefix): weights[n] for n in names}
+    own = [n for n in weights if n.startswith(prefix) and not n.startswith(inner)]
+    state = {n.removeprefix(prefix): weights[n] for n in own}
     if odd := sorted(k for k, v in state.items() if getattr(v, "layout", None) != torch.strided):
         raise ValueError(f"{path}: not dense tensors: {', '.join(odd)}")
     if sum(v.numel() * v.element_size() for v in state.values()) > 2 * path.stat().st_size + 2**20:

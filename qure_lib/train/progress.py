@@ -50,8 +50,9 @@ def set_seed(seed: int, rank: int = 0) -> torch.Generator:
 
 def random_state() -> dict[str, Any]:
     """The state of all that `set_seed` seeds, in types that a checkpoint holds."""
-    name, keys, *rest = np.random.get_state()
-    state = {"python": random.getstate(), "numpy": [name, torch.from_numpy(keys.copy()), *rest]}
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].copy())
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": numpy}
     state["torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -61,8 +62,8 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put back what `random_state` gave; a GPU's where there is one now and was one then."""
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy(), *rest))
+    numpy = state["numpy"]
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": numpy["state"]["key"].numpy()}})
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
