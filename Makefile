@@ -74,7 +74,7 @@ study: data  ## train what is missing of the study (docs/study.md); shipped rows
 # Without a GPU its benchmark says so and exits with 2.
 bench: setup  ## run the benchmarks at a reduced size; FULL=1 at the size that is published
 	$(BIN)/python benchmarks/gpu.py $(if $(FULL),--out reports/shipped/benchmarks) || test $$? = 2
-	for name in features mining step explorer; do \
+	for name in features mining miners step explorer; do \
 	$(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 	$(BIN)/python benchmarks/scale.py $(if $(FULL),,--sizes 1000 10000 --out reports/benchmarks)
 	$(BIN)/python benchmarks/plot.py $(if $(FULL),reports/shipped/benchmarks,reports/benchmarks)

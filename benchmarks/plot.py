@@ -54,7 +54,7 @@ def plot_ratios(ax: Axes, found: pd.DataFrame, limits: pd.Series) -> Axes:
             text, (np.nanmax([value, limit]), row), ha="left" if right else "right", **place
         )
     ax.set_yticks(rows, found.benchmark + ": " + found.what)
-    ax.set(xscale="log", xlim=(0.3, 130), ylim=(len(found) - 0.5, -0.5))
+    ax.set(xscale="log", xlim=(0.15, 130), ylim=(len(found) - 0.5, -0.5))
     ax.set_xlabel(
         "Ratio (measured in one run). Open marks: by counted operations, all at one speed;\n"
         "speeds differ between parts, so a measured ratio can be larger"
