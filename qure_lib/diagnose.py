@@ -348,8 +348,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
     """Write the picture: scores and gaps of the first corpus, and where all windows begin."""
     from matplotlib.figure import Figure  # slow to load
 
-    from qure_lib.reporting.names import LOOKS
-    from qure_lib.reporting.style import PAGE_WIDTH, use_house_style
+    from qure_lib.reporting.style import CURVE_COLOURS, PAGE_WIDTH, use_house_style
 
     use_house_style()
     figure, (name, first) = Figure(figsize=(PAGE_WIDTH, 2.8)), next(iter(reports.items()))
@@ -364,7 +363,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
         rows = pd.concat([by_curve[curve].per_query for by_curve in reports.values()])
         below = np.sort(rows.window_start - rows.target_rank)
         share = 100 * np.arange(1, len(below) + 1) / len(below)
-        axes[2].step(below, share, line, color=LOOKS[curve].colour, where="post")
+        axes[2].step(below, share, line, color=CURVE_COLOURS[curve], where="post")
     axes[2].set(xscale="log", xlim=(1, 1.3 * rows.n.max()), xlabel="Ranks from target to window")
     axes[2].set(ylim=(0, 100), ylabel="Cumulative share of queries (%)")
     for ax, title in zip(axes, (name, name, ", ".join(reports)), strict=True):
@@ -374,7 +373,7 @@ def draw(reports: Mapping[str, Reports], path: Path) -> None:
 
 
 def _plot_scores(ax: Any, reports: Reports) -> None:
-    from qure_lib.reporting.names import GREEN, LOOKS
+    from qure_lib.reporting.style import CURVE_COLOURS, GREEN
 
     mean, std = reports["cosine"].mean_scores, reports["cosine"].std_scores
     ranks, target = np.arange(len(mean)), reports["cosine"].per_query.target_rank.median()
@@ -382,7 +381,7 @@ def _plot_scores(ax: Any, reports: Reports) -> None:
     ax.plot(ranks, mean, color="0.25", label="mean")
     for curve, report in reports.items():
         start, end = report.per_query[["window_start", "window_end"]].median()
-        colour = LOOKS[curve].colour
+        colour = CURVE_COLOURS[curve]
         look = {"facecolor": (colour, 0.3), "edgecolor": colour, "lw": 0.8}
         if start >= 0:  # not NaN
             ax.axvspan(start, end + 1, **look, label=f"median window, {curve} curve")

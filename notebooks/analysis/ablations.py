@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report import figures
 from report.claims import Claim, direction
+from report.names import plain_name
 
 from qure_lib.evaluation.statistics import LEAST_P, Interval, bootstrap_ci, holm, paired_bootstrap
 from qure_lib.files import read_json
 from qure_lib.method.config import TrainConfig
-from qure_lib.reporting.names import plain_name
 
 PRIMARY = ("cosine", "uniform", "same_sizes", "in_batch")  # what `preference` is tested against
 LEAST_TOLERANCE = 1.0  # points of Recall@10

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from report import figures
 from report.claims import Claim, direction
+from report.names import plain_name
 from report.tables import interval_text
 from scipy.special import ndtr
 
 from data_prep.preferences import LIKING, NOISE
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting.names import plain_name
 from qure_lib.train.training_data import TrainingData
 
 from .ablations import Rows, find_bands, mean_by_seed, measure_interval

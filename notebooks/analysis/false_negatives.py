@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from report import figures
+from report.names import plain_name
 from report.tables import interval_text
 from torch import Tensor
 
@@ -40,7 +41,6 @@ from qure_lib.files import read_json
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus
-from qure_lib.reporting.names import plain_name
 from qure_lib.train.training_data import TrainingData
 
 from .method_figures import plot_image, plot_query

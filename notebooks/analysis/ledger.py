@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from report import figures
 from report.claims import Claim, direction, save_claim
 from report.folder import Reports
+from report.names import plain_name
 from report.tables import interval_text
 
 from qure_lib.datasets.image_files import FORMATS, read_image
 from qure_lib.datasets.preprocessing import image_transform
 from qure_lib.evaluation.statistics import Interval, paired_bootstrap
-from qure_lib.reporting.names import plain_name
 
 from .ablations import Rows, load_rows, measure_interval
 

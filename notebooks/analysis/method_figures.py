@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
+from report.names import BLUE, GREEN, GREY, ORANGE, RED
 
 from qure_lib.datasets.image_files import read_image
-from qure_lib.reporting.names import BLUE, GREEN, GREY, ORANGE, RED
 
 Picture = Image.Image | Path  # an image, or the file of one
 # What an image is to a query. "above", "inside" and "below": of the window of hard negatives.

@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from report import figures
+from report.names import plain_name
 from torch import Tensor
 
 from qure_lib import hard_negatives
 from qure_lib.datasets.queries import QuerySet
 from qure_lib.features.retriever import Retriever
 from qure_lib.method.scores import relevance_scores
-from qure_lib.reporting.names import plain_name
 
 
 def windows_without_structure(

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from report import figures
+from report.names import plain_name
 from scipy import stats
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from analysis.strategies import stretch
 from qure_lib.evaluation.statistics import bootstrap_ci
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining import choose
-from qure_lib.reporting.names import plain_name
 
 SPREAD = 0.085  # standard deviation of a query's scores: the mini model's, as in preference_curve
 TEMPERATURE = 0.045  # of the preference curve: about what the mini model learns in the study

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report import figures
 from report.claims import Claim, direction
+from report.names import plain_name
 from report.tables import interval_text
 
 from analysis import ablations
@@ -34,7 +35,6 @@ from qure_lib import diagnose
 from qure_lib.evaluation.statistics import Interval
 from qure_lib.files import read_json
 from qure_lib.method.drops import CURVES
-from qure_lib.reporting.names import plain_name
 
 ALIKE = 0.8, 1.25  # gap ratios between these count as alike at both ends
 SIDES = {"wider at the bottom": 0, "alike": 1, "wider at the top": 2}  # in the map's order

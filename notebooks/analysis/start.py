@@ -9,13 +9,13 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from report.folder import read_notes
+from report.names import plain_name
 
 from qure_lib.datasets.fashioniq import list_fashioniq_images
 from qure_lib.datasets.hp_fashioniq import load_hp_fashioniq
 from qure_lib.datasets.loading import real_annotations
 from qure_lib.features.retriever import Retriever
 from qure_lib.files import read_json
-from qure_lib.reporting.names import plain_name
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from qure_lib.reporting.names import BLUE, find_look, plain_name
 from qure_lib.reporting.style import COLUMN_WIDTH, PAGE_WIDTH, use_house_style
+from report.names import BLUE, find_look, plain_name
 
 __all__ = ["COLUMN_WIDTH", "PAGE_WIDTH", "use_house_style"]  # beside what is drawn here
 LINES = ("-", "--", "-.", ":", (0, (6, 1)))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from qure_lib.evaluation.statistics import LEAST_P
-from qure_lib.reporting.names import plain_name
+from report.names import plain_name
 
 from .folder import Reports
 

@@ -4,6 +4,10 @@ from typing import Any
 
 import seaborn as sns
 
+BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, YELLOW, SKY = sns.color_palette(
+    "colorblind"
+).as_hex()
+CURVE_COLOURS = {"cosine": RED, "preference": BLUE}
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches: one column and two columns of the paper
 _EIGHT_POINTS = ("font.size", "axes.labelsize", "axes.titlesize")
 _SEVEN_POINTS = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")

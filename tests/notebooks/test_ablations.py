@@ -12,6 +12,7 @@ from analysis.ablations import Rows
 from grids import CORE, NEGATIVES, PARTS
 from report.claims import read_claims, save_claim
 from report.folder import Reports
+from report.names import find_look, plain_name
 
 from qure_lib.evaluation.statistics import (
     Interval,
@@ -20,7 +21,6 @@ from qure_lib.evaluation.statistics import (
     paired_bootstrap,
 )
 from qure_lib.files import write_json
-from qure_lib.reporting.names import find_look, plain_name
 
 SEEDS = range(2000, 2005)
 QUERIES = [f"{category}/val/{i}" for category in ("dress", "shirt") for i in range(10)]

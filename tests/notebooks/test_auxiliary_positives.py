@@ -16,10 +16,10 @@ from grids import OPEN_QUESTIONS
 from matplotlib.collections import PathCollection
 from report.claims import read_claims, save_claim
 from report.folder import Reports
+from report.names import find_look, plain_name
 
 from data_prep import preferences
 from qure_lib.evaluation.statistics import Interval
-from qure_lib.reporting.names import find_look, plain_name
 from qure_lib.train.training_data import TrainingData
 
 SEEDS = (2000, 2001)

@@ -12,10 +12,10 @@ from analysis import hard_negatives
 from analysis.hard_negatives import plot_negative_set_size, zone_ranks
 from drawn_queries import QUERIES, DrawnEmbedder, draw_query_set
 from report import figures
+from report.names import find_look
 
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.mining_report import MiningReport
-from qure_lib.reporting.names import find_look
 from qure_lib.train.definition import define_hard_negatives
 from qure_lib.train.run_folder import Run
 from qure_lib.train.training_data import TrainingData

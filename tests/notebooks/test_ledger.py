@@ -15,11 +15,11 @@ from grids import GRIDS, NEGATIVES
 from PIL import Image
 from report.claims import read_claims
 from report.folder import Reports
+from report.names import plain_name
 
 from qure_lib.datasets.preprocessing import image_transform
 from qure_lib.evaluation import __main__ as evaluation
 from qure_lib.evaluation.statistics import paired_bootstrap
-from qure_lib.reporting.names import plain_name
 from qure_lib.train import __main__ as training
 
 QUERIES = [f"{category}/val/{i}" for category in ("dress", "shirt") for i in range(10)]

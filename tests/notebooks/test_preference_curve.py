@@ -11,8 +11,7 @@ import pytest
 import torch
 from analysis import preference_curve
 from analysis.preference_curve import windows_without_structure
-
-from qure_lib.reporting.names import find_look
+from report.names import find_look
 
 # ---------------------------------------------------------------- scores without structure
 

@@ -18,11 +18,11 @@ from analysis.score_shapes import TRIED, YOURS
 from grids import CORE, OPEN_QUESTIONS
 from report.claims import read_claims, save_claim
 from report.folder import Reports
+from report.names import find_look, plain_name
 
 from qure_lib import hard_negatives
 from qure_lib.evaluation.statistics import Interval, bootstrap_ci
 from qure_lib.files import write_json
-from qure_lib.reporting.names import find_look, plain_name
 
 SHIPPED = "reports/shipped/diagnoses"
 

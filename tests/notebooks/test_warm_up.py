@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis import warm_up
+from report.names import find_look
 
 from qure_lib.method.config import MiningConfig
 from qure_lib.method.mining_report import MiningReport
-from qure_lib.reporting.names import find_look
 
 N = 100  # images: ranks are per cents of the corpus
 

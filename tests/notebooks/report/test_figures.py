@@ -7,8 +7,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
 from report import figures
-
-from qure_lib.reporting.names import BLUE, Look, find_look
+from report.names import BLUE, Look, find_look
 
 pytestmark = pytest.mark.usefixtures("style")
 CURVE = pd.DataFrame({"epoch": [0, 1], "mean": 0.5, "low": 0.4, "high": 0.6, "label": "dress"})

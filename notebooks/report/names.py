@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import seaborn as sns
+from qure_lib.reporting.style import BLUE, BROWN, GREEN, GREY, ORANGE, PINK, RED, SKY, YELLOW
 
-BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, YELLOW, SKY = sns.color_palette(
-    "colorblind"
-).as_hex()
 SOLID, DASHED, DOTTED, DASH_DOT = "-", "--", ":", "-."
 
 

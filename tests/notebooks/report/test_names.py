@@ -4,8 +4,7 @@ from itertools import combinations
 
 import pytest
 from grids import CONTROLS, CORE, FROM_STRONG, GRIDS, MORE, NEGATIVES, PARTS, RIVALS, TEMPERATURES
-
-from qure_lib.reporting.names import LOOKS, VERSIONS, find_look, plain_name
+from report.names import LOOKS, VERSIONS, find_look, plain_name
 
 DRAWN_TOGETHER = {
     "fig4": [*CORE, *CONTROLS],
