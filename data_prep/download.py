@@ -8,10 +8,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from qure_lib.files import file_sha256
 
 BLOCK = 2**16  # bytes
+THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 TRIES, PAUSE = 3, 1.0  # seconds before the second try, twice that before the third
 
 
@@ -56,12 +59,12 @@ def download(source: Source, path: str | Path) -> None:
     not known, the download starts over.
 
     Raises:
-        ValueError: not a web address, no such file there, too large a file, or the wrong content.
+        ValueError: not a web address, one that anybody on the way could answer (see
+            `_refuse_unsafe`), no such file there, too large a file, or the wrong content.
         OSError: the server does not answer, or the connection broke off at every attempt.
     """
     path = Path(path)
-    if not re.match(r"https?://", source.url):
-        raise ValueError(f"{source.url!r} is not a web address; write https://...")
+    _refuse_unsafe(source.url, source.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
@@ -72,6 +75,33 @@ def download(source: Source, path: str | Path) -> None:
             part.unlink(missing_ok=True)
         raise
     os.replace(part, path)
+
+
+def _refuse_unsafe(url: str, sha256: str | None) -> None:
+    """Raise ValueError unless the address is https, or http where nobody can change the content.
+
+    Nobody can where the checksum is known, or where the server is this machine.
+    """
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError(f"{url!r} is not a web address; write https://...")
+    if url.startswith("http:") and not sha256 and urlsplit(url).hostname not in THIS_MACHINE:
+        raise ValueError(f"{url} is not encrypted and its checksum is unknown; write https://...")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only where `_refuse_unsafe` lets it, and never from https to http."""
+
+    def __init__(self, sha256: str | None) -> None:
+        self.sha256 = sha256
+
+    def redirect_request(
+        self, request: urllib.request.Request, *answer: Any
+    ) -> urllib.request.Request | None:
+        url = answer[-1]
+        _refuse_unsafe(url, self.sha256)
+        if request.type == "https" and url.startswith("http:"):
+            raise ValueError(f"{request.full_url} leads to {url}, which is not encrypted; refused")
+        return super().redirect_request(request, *answer)
 
 
 def _receive_with_retries(source: Source, part: Path) -> None:
@@ -101,7 +131,8 @@ def _receive(source: Source, part: Path) -> None:
         return
     headers = {"Range": f"bytes={start}-"} if start else {}
     request = urllib.request.Request(source.url, headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    opener = urllib.request.build_opener(_SafeRedirects(source.sha256))
+    with opener.open(request, timeout=60) as answer:
         resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if not (answer.status == 206 and resumed):
             start = 0  # the server sends the whole file

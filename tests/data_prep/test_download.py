@@ -3,12 +3,15 @@
 import hashlib
 import re
 import threading
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pandas as pd
 import pytest
 
 from data_prep import download as module
 from data_prep.download import Source, download, is_right
+from data_prep.photos import HOME
 
 CONTENT = bytes(range(256)) * 1500  # several blocks
 
@@ -20,6 +23,12 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         requested = self.headers.get("Range")
         server.requested.append(requested)
+        if server.manner.startswith("leads to "):
+            address, server.manner = server.manner.removeprefix("leads to "), ""
+            self.send_response(302)
+            self.send_header("Location", address)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if self.path != "/file":
             return self.send_error(404)
         if server.manner == "busy" and len(server.requested) < 3:
@@ -161,3 +170,44 @@ def test_only_web_addresses_are_fetched(tmp_path, url):
     with pytest.raises(ValueError, match="is not a web address"):
         download(Source(url), tmp_path / "file")
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["http://x/y", "http://127.0.0.1.x/y", "http://localhost@x/y"])
+def test_what_anybody_on_the_way_could_change_is_not_fetched(tmp_path, url):
+    with pytest.raises(ValueError, match="not encrypted and its checksum is unknown"):
+        download(Source(url), tmp_path / "file")
+    assert left(tmp_path) == []
+
+
+def test_a_redirect_on_this_machine_is_followed(server, tmp_path):
+    server.manner = f"leads to {server.address}"
+    download(Source(server.address), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT and len(server.requested) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [("file:///etc/hostname", True), ("ftp://127.0.0.1/x", True), ("data:,x", True)]
+    + [("http://x/", False)],
+)
+def test_a_redirect_to_another_kind_of_address_is_refused(server, tmp_path, url, known):
+    server.manner = f"leads to {url}"
+    with pytest.raises(ValueError, match="is not (a web address|encrypted|allowed)"):
+        download(pinned(server) if known else Source(server.address), tmp_path / "file")
+    assert len(server.requested) == 1 and left(tmp_path) == []
+
+
+def test_a_redirect_from_https_to_http_is_refused_even_if_the_checksum_is_known():
+    request = urllib.request.Request("https://x/file")
+    handler = module._SafeRedirects("0" * 64)
+    with pytest.raises(ValueError, match="https://x/file leads to http://y/file, which is not enc"):
+        handler.redirect_request(request, None, 302, "Found", {}, "http://y/file")
+    followed = handler.redirect_request(request, None, 302, "Found", {}, "https://y/file")
+    assert followed.full_url == "https://y/file"
+
+
+def test_every_address_of_the_kit_is_encrypted_and_pinned_where_it_can_be(root):
+    rows = pd.read_csv(root / "data_prep" / "annotations.csv", keep_default_na=False)
+    assert rows.home.str.startswith("https://").all() and HOME.startswith("https://")
+    pinned = rows[rows.sha256 != ""]
+    assert pinned.sha256.str.fullmatch("[0-9a-f]{64}").all() and len(pinned) > len(rows) / 2
