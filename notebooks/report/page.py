@@ -1,6 +1,7 @@
 """`index.html`: one page, without a network, that shows every figure, table and claim."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -30,7 +31,8 @@ def build_index(root: str | Path) -> Path:
     """Write a report folder's `index.html`: claims, explorer, notebooks; return its path.
 
     Pictures, style and scripts are inlined, so it needs no network; links lead to the files beside
-    it. The same reports give the same bytes.
+    it. The same reports give the same bytes. The browser runs its one script and no other, whatever
+    a caption or a file name holds: its Content-Security-Policy names that script by hash.
 
     Raises:
         ValueError: no figure or table, a broken note, or a file missing beside one.
@@ -40,6 +42,7 @@ def build_index(root: str | Path) -> Path:
     shown = [item for item in items if item["kind"] in ("figure", "table")]
     if not shown:
         raise ValueError(f"{root}: no figures or tables; run `make reproduce` first")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
     loader = jinja2.FileSystemLoader(HERE)
     templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     page = templates.get_template("page.html.j2").render(
@@ -49,6 +52,8 @@ def build_index(root: str | Path) -> Path:
         verdicts=pd.read_csv(HERE / "verdicts.csv", index_col=0).to_dict("index"),
         explorers=[item for item in items if item["kind"] == "explorer"],
         shown_columns=SHOWN_COLUMNS,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     with replacing(root / "index.html") as path:
         path.write_text(page, encoding="utf-8")

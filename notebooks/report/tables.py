@@ -35,11 +35,19 @@ def save_table(frame: pd.DataFrame, name: str, caption: str, reports: Reports) -
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """Write a frame as a Markdown table, `in_words`, numbers to the right."""
+    """Write a frame as a Markdown table, `in_words`, numbers to the right.
+
+    Text stays text: it makes no cell, line, link, picture or HTML element of its own.
+    """
     shown = in_words(frame)
     rule = ["---:" if right else "---" for right in shown.attrs["numeric"]]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in shown.itertuples(index=False)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [[*shown.columns], rule, *rows])
+    rows = [[*map(_escape, row)] for row in shown.itertuples(index=False)]
+    header = [*map(_escape, shown.columns)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *rows])
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"[\\|]|<(?=\S)|\](?=[(\[])", r"\\\g<0>", " ".join(text.split()))
 
 
 def in_words(frame: pd.DataFrame) -> pd.DataFrame:

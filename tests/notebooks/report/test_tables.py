@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from markup import parse
+from nbconvert.filters import markdown2html_mistune
 from report import tables
 
 from qure_lib.evaluation import circo, cirr, fashioniq
@@ -149,6 +151,23 @@ def test_markdown_cells():
     frame = pd.DataFrame({"a": [0.0005, np.nan, 12.345], "b": [True, False, True], "c": "x|y"})
     rows = tables.to_markdown(frame).splitlines()[2:]
     assert rows == ["| 0.0005 | yes | x\\|y |", "| - | no | x\\|y |", "| 12.35 | yes | x\\|y |"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>document.title = 'ran'</script>",
+        "\\<img src=x onerror=run()>",
+        "a\n\n# b | c",
+        "x\\|y",
+    ]
+    + ["[see](javascript:run())", "![](x.png)", "</td><iframe src=x>", "a & b"],
+)
+def test_text_in_a_markdown_table_stays_text(text):
+    page = markdown2html_mistune(tables.to_markdown(pd.DataFrame({text: [text], "b": ["c"]})))
+    parsed = parse(page)
+    assert {tag for tag, _ in parsed.elements} == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert len(parsed.elements) == 9 and parsed.text.count(" ".join(text.split())) == 2
 
 
 @pytest.mark.parametrize(
