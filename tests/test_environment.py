@@ -14,15 +14,25 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
+PIN = re.compile(
+    r"([a-z0-9._-]+)==([a-z0-9.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)"
+)
+
+
+def read_lock(path) -> dict[str, str]:
+    """{package: version} of a lock file, which holds nothing but exact versions with hashes."""
+    text = path.read_text()
+    pins = list(PIN.finditer(text))
+    assert "\n".join(pin[0] for pin in pins) == text.rstrip("\n"), path
+    versions = {canonical(pin[1]): pin[2] for pin in pins}
+    assert len(versions) == len(pins), path
+    return versions
+
 
 @pytest.fixture(scope="module")
 def lock(root):
-    """{package: version} of requirements.lock, which holds nothing but exact versions."""
-    lines = (root / "requirements.lock").read_text().splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    for line in pins:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
-    return {canonical(name): pinned for name, pinned in (line.split("==") for line in pins)}
+    """What every machine needs."""
+    return read_lock(root / "requirements.lock")
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +58,47 @@ def test_torch_is_locked_to_one_version_and_torchvision_stays_out(root, lock):
     assert find_spec("torchvision") is None, "uninstall torchvision: transformers breaks on it"
 
 
-def test_conda_gets_the_same_versions(root, direct, lock):
+def test_conda_gets_the_same_versions(root):
     environment = yaml.safe_load((root / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11", "pip"]
-    constraint, *lines = pip["pip"]
-    assert constraint == "--constraint requirements.lock"
-    pins = {canonical(name): pinned for name, pinned in (line.split("==") for line in lines)}
-    assert pins == {name: lock[name] for name in direct}
+    assert pip["pip"] == [f"--requirement requirements{n}.lock" for n in ("", "/cuda")]
+
+
+def test_each_package_is_locked_in_one_file(root, lock):
+    locks = [lock, *(read_lock(path) for path in (root / "requirements").glob("*.lock"))]
+    assert len(locks) == 4 and len(set().union(*locks)) == sum(map(len, locks))
+    cuda = read_lock(root / "requirements" / "cuda.lock")
+    assert "cuda-toolkit" in cuda and not {"cuda", "nvidia", "triton"} & {
+        name.split("-")[0] for name in lock
+    }
+    lines = (root / "requirements" / "cuda.lock").read_text().splitlines()
+    assert all("sys_platform == 'linux'" in line for line in lines if "==" in line)
+
+
+def test_torch_is_locked_in_its_cpu_build_and_in_those_of_every_platform(root):
+    assert len(hashes_of_torch(root)) > 20
+
+
+def hashes_of_torch(root) -> list[str]:
+    pins = PIN.finditer((root / "requirements.lock").read_text())
+    return re.findall(r"sha256:\w+", next(pin[3] for pin in pins if pin[1] == "torch"))
 
 
 def test_lavis_is_pinned_once_and_told_to_conda_users(root):
-    pins = re.search(r"^LAVIS := (.+)$", (root / "Makefile").read_text(), re.MULTILINE)[1]
-    assert f"pip install --no-deps {pins}\n" in (root / "environment.yml").read_text()
-    assert "salesforce-lavis" not in (root / "requirements.lock").read_text()
-    for name, pinned in (pin.split("==") for pin in pins.split()):
+    pins = read_lock(root / "requirements" / "lavis.lock")
+    assert pins.keys() == {"salesforce-lavis", "omegaconf"}
+    told = "pip install --no-deps --require-hashes --requirement requirements/lavis.lock\n"
+    assert told in (root / "environment.yml").read_text()
+    for name, pinned in pins.items():
         assert version(name) == pinned
 
 
-def test_the_encoders_packages_are_pinned_alike_and_stay_optional(root, lock):
-    pins = re.search(r"^ENCODER := (.+)$", (root / "Makefile").read_text(), re.MULTILINE)[1].split()
+def test_the_encoders_packages_are_pinned_alike_and_stay_optional(root):
+    pins = read_lock(root / "requirements" / "photos.lock")
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert project["optional-dependencies"]["photos"] == pins
-    assert not {pin.split("==")[0] for pin in pins} & lock.keys()
+    photos = project["optional-dependencies"]["photos"]
+    assert photos == [f"{name}=={pinned}" for name, pinned in pins.items()]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +120,10 @@ def test_setup_keeps_a_torch_for_gpus(root, tmp_path, stand_in, kept):
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     asked = (tmp_path / ".venv" / "requirements.txt").read_text().splitlines()
     left_out = set((root / "requirements.lock").read_text().splitlines()) - set(asked)
-    assert {line.split("==")[0] for line in left_out} == ({"torch"} if kept else set())
+    assert {line.split("==")[0] for line in left_out if "==" in line} == (
+        {"torch"} if kept else set()
+    )
+    assert not kept or all(any(h in line for line in left_out) for h in hashes_of_torch(root))
 
 
 def test_what_is_installed_is_what_is_locked(direct, lock):

@@ -232,12 +232,15 @@ def test_the_steps_without_make_are_those_of_the_makefile(root):
     makefile = (root / "Makefile").read_text()
     page = (root / "README.md").read_text().split("\n## Without make")[1]
     (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    lavis = re.search(r"^LAVIS := (.*)$", makefile, re.MULTILINE)[1]
-    recipe = makefile.replace("\\\n\t", "").replace("$(LAVIS)", lavis)
+    locked = re.search(r"^LOCKED := (.*)$", makefile, re.MULTILINE)[1]
+    recipe = makefile.replace("\\\n\t", "").replace("$(LOCKED)", locked)
+    recipe = re.sub(r"\|\| |; \}", "\n\t", recipe)
+    recipe = recipe.replace(".venv/requirements.txt", "requirements.lock")
     recipe = recipe.replace("$(BIN)", ".venv/bin").replace("$(PROFILE)", "mini")
     recipe = recipe.replace("$(if $(filter mini,mini),unseen,smoke)", "unseen")
     recipe = recipe.replace(" $(if $(ALLOW_MISSING),--allow-missing)", "")
     steps = [" ".join(line.split()) for line in recipe.splitlines() if line.startswith("\t")]
+    block = block.replace("  # if torch is a CUDA build", "")
     first, *rest = block.strip().splitlines()
     assert first == "python3 -m venv .venv" and len(rest) == 6
     for line in rest:

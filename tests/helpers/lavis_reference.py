@@ -50,7 +50,7 @@ def _bare_lavis() -> dict[str, ModuleType]:
     if spec is None:
         raise ModuleNotFoundError(
             "the parity tests compare with LAVIS: "
-            "pip install --no-deps salesforce-lavis==1.0.2 omegaconf==2.4.0"
+            "pip install --no-deps --requirement requirements/lavis.lock"
         )
     root = Path(spec.submodule_search_locations[0])
     packages = {}
