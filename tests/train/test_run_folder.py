@@ -1,10 +1,15 @@
 """What a run's name depends on, and what its folder holds."""
 
+import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
+from markup import parse
+from nbconvert.filters import markdown2html_mistune
 
 from qure_lib.features.model_folder import load_model
 from qure_lib.features.retriever import Retriever
@@ -252,3 +257,21 @@ def test_a_retrievers_copy_shares_the_frozen_tower_alone(parts):
     assert copy.features is retriever.features
     own, other = (r.model.trainable_parameters() for r in (retriever, copy))
     assert all(torch.equal(own[n], other[n]) and own[n] is not other[n] for n in own)
+
+
+def test_a_card_shows_the_names_of_run_and_categories_as_text(tmp_path):
+    name = "<img src=x onerror=run()> | [see](javascript:run()) `a`\n\n# b &lt; c"
+    folder = RunFolder(tmp_path, "run", CONFIG, {})
+    manifest = {"name": name, "protocol": "p", "queries": {"val": {name: 7}}, "data": {}}
+    manifest |= {"config": {}, "trained_on": ["cpu"], "seconds": {}, "versions": {}}
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "run.json").write_text(json.dumps(manifest))
+    history = pd.DataFrame({"epoch": [0], "val_r10": [1.0]})
+    folder.write_cards(history, SimpleNamespace(select_by=["r10"], measures={"r10": ("rank", 10)}))
+    card = (folder.path / "best" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: qure-lib\n")
+    parsed = parse(markdown2html_mistune(card.split("---", 2)[2]))
+    assert parsed.text.count(" ".join(name.split("\n"))) == 2
+    assert not [tag for tag, _ in parsed.elements if tag == "img"]
+    links = [about["href"] for tag, about in parsed.elements if tag == "a" and "href" in about]
+    assert not [link for link in links if link.startswith("javascript")]
