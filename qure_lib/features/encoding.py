@@ -136,11 +136,14 @@ class _Pixels(Dataset):
         self.paths, self.image_size, self.dtype = paths, image_size, dtype
 
     def __getitem__(self, numbers: range) -> Tensor | ValueError:
-        transform = image_transform(self.image_size)
-        try:
-            images = [transform(read_image(self.paths[number])) for number in numbers]
-        except ValueError as error:  # a process would wrap it in its own traceback
-            return error
+        transform, images, problems = image_transform(self.image_size), [], []
+        for path in (self.paths[number] for number in numbers):
+            try:
+                images.append(transform(read_image(path)))
+            except Exception as error:  # a process would wrap it in its own traceback
+                problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        if problems:
+            return ValueError("\n".join(problems))
         return torch.stack(images).to(self.dtype)
 
 
@@ -148,16 +151,17 @@ def _decode(images: _Pixels, chunks: list[range], workers: int) -> Iterator[Tens
     """The decoded chunks, in order; by threads where there are no worker processes.
 
     Raises:
-        ValueError: a file that cannot be decoded.
+        ValueError: files that cannot be decoded, all of them by name.
     """
     decoded: Iterable[Tensor | ValueError]
     if workers:
-        decoded = DataLoader(images, sampler=chunks, batch_size=None, num_workers=workers)
+        decoded = iter(DataLoader(images, sampler=chunks, batch_size=None, num_workers=workers))
     else:
         decoded = _in_threads(images, chunks)
     for chunk in decoded:
         if isinstance(chunk, ValueError):
-            raise chunk
+            tqdm.write("a file cannot be decoded; decoding the rest, to name all such files")
+            raise ValueError("\n".join(str(c) for c in (chunk, *decoded) if type(c) is ValueError))
         yield chunk
 
 

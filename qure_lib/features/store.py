@@ -159,23 +159,28 @@ def _hash_images(images: Mapping[str, Path], cache: Path) -> dict[str, str]:
     """
     note = cache / "files.json"
     known, now = _read_note(note), time.time_ns()
-    ids, new = sorted(images), {}
+    ids, new, problems = sorted(images), {}, []
 
     def find(image_id: str) -> str:
         path = os.path.abspath(images[image_id])
-        stamp = _stamp(path)
-        match known.get(path):
-            case [size, changed, str(content)] if [size, changed] == stamp:
-                return content
-        content = file_sha256(path)
+        try:
+            stamp = _stamp(path)
+            match known.get(path):
+                case [size, changed, str(content)] if [size, changed] == stamp:
+                    return content
+            if not os.path.isfile(path):  # a pipe would wait for ever
+                raise OSError("not a plain file")
+            content = file_sha256(path)
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror or error}; get the file again")
+            return ""
         if now - stamp[1] > SETTLED * 1e9:
             new[path] = [*stamp, content]
         return content
 
-    try:
-        hashes = _in_threads(find, ids, "hashing")
-    except OSError as error:
-        raise ValueError(f"{error.filename}: {error.strerror}; get the file again") from error
+    hashes = _in_threads(find, ids, "hashing")
+    if problems:
+        raise ValueError("\n".join(sorted(set(problems))))
     _write_note(note, known, new)
     return dict(zip(ids, hashes, strict=True))
 
