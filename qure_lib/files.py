@@ -99,14 +99,18 @@ def read_json(path: str | Path, kind: type = list) -> Any:
     """Parse a JSON file, in UTF-8 or with a byte-order mark, whose top level is of type `kind`.
 
     Raises:
-        ValueError: missing, truncated, in another encoding, nested too deep, an object that has a
-            key twice, or another type at the top level.
+        ValueError: missing, truncated, in another encoding, half a character (a lone surrogate),
+            nested too deep, an object that has a key twice, or another type at the top level.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is missing; check the folder (`make data` draws SynthFashion)")
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_distinct_keys)
+        raw = path.read_bytes()
+        text = raw.decode(json.detect_encoding(raw))
+        content = json.loads(text, object_pairs_hook=_distinct_keys)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character would fail where it is used
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): truncated? Get it again.") from error
     if not isinstance(content, kind):

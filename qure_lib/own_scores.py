@@ -48,8 +48,8 @@ def hard_negatives(
         release does. And the report: `print` it, or read `summary()` and `per_query`.
 
     Raises:
-        ValueError: shapes that do not fit, no queries, a position outside the corpus, NaN or +inf,
-            a target that is left out, or a setting out of its range.
+        ValueError: shapes that do not fit, no query, one image, a position outside the corpus, NaN
+            or +inf, a target that is left out, or a setting out of its range.
 
     Source: QuRe, arXiv:2507.12416, Eq. 5-7; the preference curve is this kit's (docs/method.md).
 
@@ -88,7 +88,7 @@ def open_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype not in ARRAYS or not array.ndim:
             raise ValueError(f"of type {getattr(array, 'dtype', 'archive')}")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # decoders raise errors of any type on damaged files
         remedy = "write it with np.save, as float32 or int64"
         raise ValueError(f"{path} holds no array of numbers ({error}); {remedy}") from error
     return array
@@ -138,9 +138,9 @@ def _check_arrays(scores: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> 
             raise ValueError(f"{name} must be real numbers, not {given.dtype}")
     positions = as_positions(targets)
     shape = tuple(scores.shape)
-    if len(shape) != 2 or not shape[0] or positions.shape != shape[:1]:
+    if len(shape) != 2 or not shape[0] or shape[1] < 2 or positions.shape != shape[:1]:
         raise ValueError(
-            f"scores {shape} must be (Q, N) with at least one query, and targets "
+            f"scores {shape} must be (Q, N) with at least one query and two images, and targets "
             f"{tuple(positions.shape)} (Q,)"
         )
     if (outside := (positions < 0) | (positions >= shape[1])).any():

@@ -33,19 +33,30 @@ def load_graded_relevance(root: str | Path, query_set: QuerySet, split: str) -> 
     if not path.parent.is_dir():
         return None
     entries, rows = read_json(path), [int(t.query_id.split("/")[-1]) for t in query_set.triplets]
-    whole = len(entries) == len(rows) + query_set.dropped_triplets
-    wanted = [entries[row].get("wanted", {}) for row in rows] if whole else []
     file = f"{dataset_name(root).lower()}.json"
-    known = read_json(Path(root, file), dict).get("images", {})
-    images = [known.get(i, {}) for i in query_set.corpus.image_ids]
-    names = sorted(wanted[0]) if wanted else []
-    if not names or any(row.keys() != set(names) for row in (*wanted, *images)):
+    known = read_json(Path(root, file), dict)
+    try:
+        if len(entries) != len(rows) + query_set.dropped_triplets:
+            raise ValueError(f"{len(entries)} entries")
+        wanted = [entries[row]["wanted"] for row in rows]
+        return _grade(wanted, [known["images"][i] for i in query_set.corpus.image_ids])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} and {file} do not fit the {len(query_set)} queries and "
-            f"{len(images)} images of {query_set.name}; make them again with `make data`"
-        )
+            f"{path} and {file} do not fit the {len(query_set)} queries and {len(query_set.corpus)}"
+            f" images of {query_set.name} ({error}); make them again with `make data`"
+        ) from error
+
+
+def _grade(wanted: list[dict[str, Any]], images: list[dict[str, Any]]) -> Tensor:
+    """(Q, N) mean closeness over the attributes, which must be the same ones everywhere."""
+    names = sorted(wanted[0])
+    if not names or any(row.keys() != set(names) for row in (*wanted, *images)):
+        raise ValueError("the attributes differ")
     closeness = (_closeness(name, wanted, images) for name in names)
-    return sum(closeness, torch.zeros(())) / len(names)
+    relevance = sum(closeness, torch.zeros(())) / len(names)
+    if not ((relevance >= 0) & (relevance <= 1)).all():
+        raise ValueError("an attribute is not on the scale from 0 to 1")
+    return relevance
 
 
 def _closeness(name: str, wanted: list[dict[str, Any]], images: list[dict[str, Any]]) -> Tensor:

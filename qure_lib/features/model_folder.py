@@ -7,9 +7,9 @@ frozen.json names the tower's file, relative to the folder, with its SHA-256.
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from qure_lib.files import file_sha256, read_json, replacing, restore, write_json
 from qure_lib.method.config import ModelConfig
 from qure_lib.method.model import QuReModel
+from qure_lib.method.scores import all_finite
 
 WEIGHTS, FROZEN = "model.safetensors", "frozen.json"
 TOWER = "vision_encoder."  # what the names of the frozen weights begin with
@@ -95,6 +96,10 @@ def build_model(
         ValueError: an impossible configuration, or a weight is missing, unknown or misshapen.
     """
     try:
+        if max(config.vision_layers, config.qformer_layers) > len(state):
+            raise ValueError(f"more layers than its {len(state)} weights")
+        with torch.device("meta"):  # nothing is allocated before all shapes fit
+            kind(config).load_state_dict({n: v.to("meta") for n, v in state.items()})
         model = kind(config)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
@@ -126,12 +131,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Name -> tensor, on the CPU.
 
     Raises:
-        ValueError: missing, truncated, or not safetensors.
+        ValueError: missing, truncated, not safetensors, or a weight is NaN or infinite.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        state = load_file(path)
+        if wrong := [n for n, v in state.items() if v.numel() and not all_finite(v)]:
+            raise ValueError(f"{min(wrong)} is not finite")
+    except Exception as error:  # decoders raise errors of any type on damaged files
         raise ValueError(f"{path} cannot be read ({error}); get or make it again") from error
+    return state
 
 
 def _differ(stored: Tensor, tensor: Tensor) -> bool:
@@ -158,9 +166,16 @@ def _read_config(path: Path) -> ModelConfig:
         raise ValueError(_explain_no_model(path.parent))
     types = {field.name: type(field.default) for field in fields(ModelConfig)}
     names = sorted(types.keys() | settings.keys())
-    if wrong := [n for n in names if types.get(n) is not type(settings.get(n))]:
-        raise ValueError(f"{path}: missing, unknown or of another type: {', '.join(wrong)}")
+    if wrong := [n for n in names if not _is_setting(settings.get(n), types.get(n))]:
+        raise ValueError(f"{path}: missing, unknown, of another type or range: {', '.join(wrong)}")
     return ModelConfig(**settings)
+
+
+def _is_setting(value: Any, kind: type | None) -> bool:
+    """Whether a value of config.json is of its kind: a name, a size above 0, or a share."""
+    if type(value) is not kind or kind is str:
+        return type(value) is kind
+    return 0 < value < 2**31 if kind is int else 0 <= value <= 1
 
 
 def _explain_no_model(path: Path) -> str:

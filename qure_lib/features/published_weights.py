@@ -259,10 +259,7 @@ def _build(state: State, encoder: str, path: Path) -> QuReModel:
     odd = [k for k, v in state.items() if not (v.is_floating_point() and v.isfinite().all())]
     if odd:
         raise ValueError(f"{path}: not finite floating-point numbers: {', '.join(odd)}")
-    config = _read_config(state, encoder, path)
-    with torch.device("meta"):  # nothing is allocated before all shapes fit
-        build_model(config, {name: value.to("meta") for name, value in state.items()}, path)
-    return build_model(config, state, path)
+    return build_model(_read_config(state, encoder, path), state, path)
 
 
 def _read_config(state: State, encoder: str, path: Path) -> ModelConfig:
