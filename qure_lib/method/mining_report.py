@@ -101,8 +101,8 @@ class MiningReport:
         row, found = self.summary(), []
         if self.config.strategy == "between_drops" and row["share_no_pair"] > 0.05:
             found.append(
-                f"{row['share_no_pair']:.0%} of the queries have no pair of drops (their targets "
-                "rank too low) and draw uniform negatives instead."
+                f"{row['share_no_pair']:.0%} of the queries have no pair of drops (too few "
+                "different scores below the target) and draw uniform negatives instead."
             )
         if row["share_bottom_half"] > 0.5:
             found.append(

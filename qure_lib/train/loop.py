@@ -194,7 +194,8 @@ class Loop:
         """One pass over the triplets. Returns the mean loss, and the gradient's mean norm.
 
         Raises:
-            ValueError: the loss is not finite (a GPU is asked every CHECKED steps and at the end).
+            ValueError: the loss is not finite or the temperature not above 0 (a GPU is asked every
+                CHECKED steps).
         """
         negatives = self.draw(epoch, generator)
         objective = find_objective(self.config.objective_at(epoch))
@@ -240,6 +241,10 @@ class Loop:
     def _check(self, sums: Tensor) -> None:
         if not math.isfinite(sums[0].item()):
             raise ValueError("the loss is not finite; lower the learning rate")
+        if not 0 < (temperature := self.model.temperature.item()) < math.inf:
+            raise ValueError(
+                f"the temperature is {temperature:g}, not above 0; lower the learning rate"
+            )
 
     def _step(self, batch: Tensor, images: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """One step on a batch. Returns its loss and the gradient's norm, on the device."""
