@@ -109,7 +109,7 @@ class Case(NamedTuple):
     files: dict[str, Any]
     read: Callable[[Path], Any]
     check: Callable[[Any, Path], None]
-    named: str = ""  # what an error names; the folder unless it says otherwise
+    named: tuple[str, ...] = ()  # what an error names one of; the folder where empty
 
 
 def ranked(target: str, count: int) -> list[str]:
@@ -218,7 +218,9 @@ CASES = {
         lambda root: load_set_scores(root / "scores.csv", 2),
         check_scores,
     ),
-    "compared models": Case({"one.csv": MODEL, "two.csv": MODEL}, compare, check_compared, "one"),
+    "compared models": Case(
+        {"one.csv": MODEL, "two.csv": MODEL}, compare, check_compared, ("one", "two")
+    ),
     "ranking of fashioniq": Case(
         {"file.json": {"c": {t.query_id: ranked(t.target, 50) for t in PHOTOS.triplets}}},
         lambda root: read_fashioniq(root / "file.json", {"c": VAL})["c"],
@@ -266,7 +268,7 @@ def test_a_file_with_damaged_bytes_is_whole_or_named(name, data, tmp_path_factor
     write(root, case.files)
     path = root / data.draw(st.sampled_from(sorted(case.files)))
     path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
-    with named_or_valid(case.named or root):
+    with named_or_valid(*(case.named or [root])):
         case.check(case.read(root), root)
 
 
@@ -277,5 +279,5 @@ def test_a_file_with_damaged_values_is_whole_or_named(name, data, tmp_path_facto
     case, root = CASES[name], tmp_path_factory.getbasetemp() / f"values of {name}"
     file = data.draw(st.sampled_from(sorted(case.files)))
     write(root, case.files | {file: json.dumps(data.draw(damaged_json(case.files[file])))})
-    with named_or_valid(case.named or root):
+    with named_or_valid(*(case.named or [root])):
         case.check(case.read(root), root)

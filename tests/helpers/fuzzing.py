@@ -35,18 +35,19 @@ def inputs(shares: float = 1) -> settings:
 
 
 @contextmanager
-def named_or_valid(place: str | Path) -> Iterator[None]:
-    """The block gives a result, or a ValueError or OSError that names the place; and it ends."""
+def named_or_valid(*places: str | Path) -> Iterator[None]:
+    """The block gives a result, or a ValueError or OSError that names one of the places."""
 
     def stop(*_: Any) -> None:
-        raise Hangs(f"{place}: more than {SECONDS} seconds")
+        raise Hangs(f"{places}: more than {SECONDS} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     try:
         yield
     except (ValueError, OSError) as error:
-        assert str(place) in str(error), f"{place} is not named: {error!r}"
+        named = any(str(place) in str(error) for place in places)
+        assert named, f"none of {places} is named: {error!r}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
