@@ -267,3 +267,13 @@ def test_every_command_is_run_so():
     commands = {p.name: block for p, block in found.items() if block}
     assert len(commands) > 10 and {"run.py", "plan.py", "diagnose.py", "cirr.py"} <= set(commands)
     assert [name for name, block in commands.items() if "run_command(main" not in block] == []
+
+
+def test_half_a_character_is_refused_and_a_whole_one_is_read(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text(r'["\ud83d\ude00"]')
+    assert read_json(path) == ["\U0001f600"]
+    for content in (rb'["\ud83d"]', b'["\xed\xa0\xbd"]'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"captions\.json is not valid JSON"):
+            read_json(path)

@@ -326,3 +326,23 @@ def test_a_damaged_file_of_trained_weights_is_named(run, model):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
         load_trained(path, model)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(model, tmp_path, value):
+    with torch.no_grad():
+        model.vision_proj.weight[3, 5] = value
+    save_model(model, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model\.safetensors.*vision_proj\.weight is not finite"):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vision_layers", 2**30), ("vision_heads", 0), ("image_size", 2**70), ("dropout", 1.5)],
+)
+def test_absurd_settings_are_refused_before_memory_is_taken(model, tmp_path, name, value):
+    save_model(model, tmp_path)
+    edit(tmp_path / "config.json", lambda config: config.update({name: value}))
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{name}"):
+        load_model(tmp_path)
