@@ -173,8 +173,9 @@ def _read_config(path: Path) -> ModelConfig:
 
 def _is_setting(value: Any, kind: type | None) -> bool:
     """Whether a value of config.json is of its kind: a name, a size above 0, or a share."""
-    if type(value) is not kind or kind is str:
-        return type(value) is kind
+    fits = kind is type(value)
+    if not fits or kind is str:
+        return fits
     return 0 < value < 2**31 if kind is int else 0 <= value <= 1
 
 
