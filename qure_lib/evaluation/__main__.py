@@ -2,12 +2,12 @@
 
 Prints one JSON object: the protocol, n queries, the number of images ranked, and each metric in per
 cent with its 95 % bootstrap interval (null where a single query or participant counts) and its
-number of queries. Errors go to stderr, with exit status 2. --embeddings and --submission need the
+number of queries. A metric that needs longer rankings than there are is null, too; notes say so,
+also on stderr. Errors go to stderr, with exit status 2. --embeddings and --submission need the
 annotations alone; the help of a subcommand has their formats.
 """
 
 import json
-import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -41,17 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{COMMAND} {args.command}: error: {error}", file=sys.stderr)
         return 2
     if not isinstance(result, str):
-        _note_lone_results(args.command, result)
+        for note in result.get("notes", ()):
+            print(f"{COMMAND} {args.command}: {note}", file=sys.stderr)
         result = json.dumps(result, indent=2, allow_nan=False)
     print(result)
     return 0
-
-
-def _note_lone_results(command: str, result: dict[str, Any]) -> None:
-    """Name on stderr the measures that have no interval."""
-    if alone := [words for words, ends in result.get("intervals", {}).items() if None in ends]:
-        reason = "no interval, since a single query or participant counts"
-        print(f"{COMMAND} {command}: {reason}: {', '.join(alone)}", file=sys.stderr)
 
 
 def parser() -> ArgumentParser:
@@ -186,14 +180,17 @@ def open_embedder(command: Command, query_sets: list[QuerySet], args: Namespace)
 
 
 def _as_json(summary: pd.DataFrame) -> dict[str, Any]:
-    """A summary by the measures' names in print; a bound that is NaN becomes null."""
-    summary = summary.set_index("words")
-    intervals = {
-        words: [None if math.isnan(bound) else bound for bound in bounds]
-        for words, *bounds in summary[["low", "high"]].itertuples()
-    }
-    metrics, queries = summary["estimate"].to_dict(), summary["n"].to_dict()
-    return {"unit": "per cent", "metrics": metrics, "intervals": intervals, "queries": queries}
+    """A summary by the measures' names in print, NaN as null; notes say why."""
+    plain = summary.astype(object).where(summary.notna(), None).set_index("words")
+    bounds = {words: [low, high] for words, low, high in plain[["low", "high"]].itertuples()}
+    metrics, queries = plain["estimate"].to_dict(), plain["n"].to_dict()
+    found = {"unit": "per cent", "metrics": metrics, "intervals": bounds, "queries": queries}
+    unknown = [words for words, value in metrics.items() if value is None]
+    lone = [words for words, ends in bounds.items() if None in ends and words not in unknown]
+    why = {"no result, since a ranking lists too few images": unknown}
+    why["no interval, since a single query or participant counts"] = lone
+    notes = [f"{reason}: {', '.join(words)}" for reason, words in why.items() if words]
+    return found | ({"notes": notes} if notes else {})
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from qure_lib.features.saved_embeddings import SavedEmbeddings
 from qure_lib.method.ranking import DEFAULT_MEMORY
 
 from . import protocol, target_ranks
-from .metrics import average_precision_at_k, recall_at_k
+from .metrics import average_precision_at_k
 from .ranking_files import RankingFile, Rankings
-from .statistics import Sample, bootstrap_ci
+from .statistics import Sample
 
 CIRCO_KS = (5, 10, 25, 50)  # cut-offs of its AP@k
 
@@ -49,23 +49,30 @@ def evaluate_circo(
     target_ranks.check_answers(queries, "ground_truths", with_reference=False)
     wanted = [(t.target, *t.ground_truths) for t in queries.triplets]
     ranks = target_ranks.find_ranks(retriever, queries, wanted, memory, exclude_reference)
-    return _per_query(queries, ranks[:, 0], ranks[:, 1:])
+    return _per_query(queries, {"rank": ranks[:, 0]}, ranks[:, 1:])
 
 
 def score_circo(queries: QuerySet, rankings: Rankings) -> pd.DataFrame:
-    """`evaluate_circo`'s columns, from rankings; ranks and errors are those of `listed_ranks`."""
+    """`evaluate_circo`'s columns, from rankings, as `listed_target_ranks`.
+
+    AP@k is NaN where a ranking ends before k.
+    """
     target_ranks.check_answers(queries, "ground_truths", with_reference=False)
     truths = [t.ground_truths for t in queries.triplets]
     truth_ranks = target_ranks.listed_ranks(rankings, queries, truths, CIRCO_FILE)
-    ranks = target_ranks.listed_target_ranks(rankings, queries, CIRCO_FILE)
-    return _per_query(queries, ranks, truth_ranks)
+    columns = target_ranks.listed_target_ranks(rankings, queries, CIRCO_FILE)
+    frame = _per_query(queries, columns, truth_ranks)
+    if "listed" in frame:
+        for k in CIRCO_KS:
+            frame[f"ap{k}"] = frame[f"ap{k}"].where(frame["listed"] >= k)
+    return frame
 
 
-def _per_query(queries: QuerySet, ranks: Tensor, truth_ranks: Tensor) -> pd.DataFrame:
-    """(Q,) ranks of the targets, (Q, R) of the ground truths, -1 for what is not ranked."""
+def _per_query(queries: QuerySet, ranks: dict[str, Tensor], truth_ranks: Tensor) -> pd.DataFrame:
+    """(Q,) columns on the targets, and (Q, R) ranks of the ground truths, -1 if not ranked."""
     counts = [len(t.ground_truths) for t in queries.triplets]
     columns = {f"ap{k}": average_precision_at_k(truth_ranks, counts, k) for k in CIRCO_KS}
-    frame = target_ranks.per_query_frame(queries, columns | {"rank": ranks})
+    frame = target_ranks.per_query_frame(queries, {**columns, **ranks})
     return frame.assign(aspects=[t.aspects for t in queries.triplets])
 
 
@@ -77,23 +84,23 @@ def rank_circo(retriever: Embedder, queries: QuerySet, exclude_reference: bool =
 
 def circo_measures(per_query: pd.DataFrame) -> protocol.Measures:
     """CIRCO's mAP@k in per cent, in the order of Table 5: map5, ... for each column ap5, ..."""
-    aps = {k: 100 * per_query[f"ap{k}"].astype(float) for k in CIRCO_KS if f"ap{k}" in per_query}
+    aps = {k: per_query[f"ap{k}"] for k in CIRCO_KS if f"ap{k}" in per_query}
+    aps = {k: 100 * pd.to_numeric(ap, errors="coerce") for k, ap in aps.items()}
     return {(f"map{k}", f"mAP@{k}"): Sample(ap) for k, ap in aps.items()}
 
 
 def summarise_circo(per_query: pd.DataFrame) -> pd.DataFrame:
-    """The `summary` of `circo_measures`, with intervals."""
+    """`circo_measures` with their intervals, as `protocol.estimate`."""
     return protocol.estimate(circo_measures(per_query))
 
 
 def summarise_circo_details(per_query: pd.DataFrame) -> pd.DataFrame:
     """CIRCO's other measures in per cent: r5, ... of the target, map10_{aspect}."""
     ks = [k for k in CIRCO_KS if f"ap{k}" in per_query]
-    hits = {k: 100 * recall_at_k(per_query["rank"], k) for k in ks}
-    measures = {(f"r{k}", f"Recall@{k}"): bootstrap_ci(hit) for k, hit in hits.items()}
-    for aspect, group in per_query.explode("aspects").dropna().groupby("aspects"):
-        measures[f"map10_{aspect}", f"mAP@10 {aspect}"] = bootstrap_ci(100 * group["ap10"])
-    return protocol.summary(measures)
+    measures = {(f"r{k}", f"Recall@{k}"): Sample(protocol.recall(per_query, k)) for k in ks}
+    for aspect, group in per_query.explode("aspects").dropna(subset="aspects").groupby("aspects"):
+        measures[f"map10_{aspect}", f"mAP@10 {aspect}"] = Sample(100 * group["ap10"])
+    return protocol.estimate(measures)
 
 
 def _title(split: str, args: Namespace) -> str:
@@ -132,7 +139,7 @@ CIRCO = protocol.Protocol(
         score=lambda q, args: score_circo(q, CIRCO_FILE.read(args.submission[0], q)),
         title=_title,
         images=lambda queries: len(queries.corpus) if known_corpus(queries) else None,
-        submission="{query id: [50 image ids]} for val",
+        submission="{query id: [image ids]} for val, 50 a query for all measures",
         root="folder with annotations/ and COCO2017_unlabeled/",
         keeps_features=False,
         prepare=_prepare,

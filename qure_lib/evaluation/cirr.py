@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from qure_lib.datasets.cirr import COUNTS, list_images, load_cirr, load_training_splits
 from qure_lib.datasets.queries import QuerySet
@@ -11,7 +12,6 @@ from qure_lib.features.retriever import Embedder
 from qure_lib.method.ranking import DEFAULT_MEMORY
 
 from . import protocol, target_ranks
-from .metrics import recall_at_k
 from .ranking_files import RankingFile, Rankings, read_object
 from .statistics import Sample
 
@@ -44,15 +44,16 @@ def score_cirr(
 ) -> pd.DataFrame:
     """`evaluate_cirr`'s columns: rank from rankings of the split, subset_rank from the groups'.
 
-    Either may be missing, and its column then is. Ranks and errors are those of `listed_ranks`.
+    Either may be missing, and its column then is. Ranks, what else there may be (listed and
+    subset_listed) and errors are those of `listed_target_ranks`.
     """
     target_ranks.check_answers(queries, "group", with_reference=True)
-    given = {"rank": ("recall", recall), "subset_rank": ("recall_subset", recall_subset)}
-    columns = {
-        column: target_ranks.listed_target_ranks(rankings, queries, CIRR_FILES[metric])
-        for column, (metric, rankings) in given.items()
-        if rankings is not None
-    }
+    columns: dict[str, Tensor] = {}
+    given = (("", "recall", recall), ("subset_", "recall_subset", recall_subset))
+    for prefix, metric, rankings in given:
+        if rankings is not None:
+            found = target_ranks.listed_target_ranks(rankings, queries, CIRR_FILES[metric])
+            columns |= {prefix + name: column for name, column in found.items()}
     return target_ranks.per_query_frame(queries, columns)
 
 
@@ -73,8 +74,8 @@ def read_cirr(path: str | Path, queries: QuerySet) -> tuple[str, Rankings]:
     """Read a file of CIRR's server: its metric, and its rankings.
 
     Args:
-        path: {"version": "rc2", "metric": "recall", pairid: [50 image names]} as JSON, without the
-            query's reference; or "recall_subset" with 3 names of its group.
+        path: {"version": "rc2", "metric": "recall", pairid: [image names]} as JSON, without the
+            query's reference; or "recall_subset" with names of its group.
         queries: of `load_cirr`, of the file's split.
 
     Raises:
@@ -98,10 +99,10 @@ def cirr_measures(ranks: pd.DataFrame) -> protocol.Measures:
     hits = {}
     if "rank" in ranks:
         for k in (1, 5, 10, 50):
-            hits[f"r{k}", f"Recall@{k}"] = 100 * recall_at_k(ranks["rank"], k)
+            hits[f"r{k}", f"Recall@{k}"] = protocol.recall(ranks, k)
     if "subset_rank" in ranks:
         for k in (1, 2, 3):
-            hits[f"rs{k}", f"Recall_subset@{k}"] = 100 * recall_at_k(ranks["subset_rank"], k)
+            hits[f"rs{k}", f"Recall_subset@{k}"] = protocol.recall(ranks, k, "subset_rank")
     if {"rank", "subset_rank"} <= set(ranks):
         both = hits["r5", "Recall@5"] + hits["rs1", "Recall_subset@1"]
         hits["avg_r5_rs1", "(R@5+Rs@1)/2"] = both / 2
@@ -109,7 +110,7 @@ def cirr_measures(ranks: pd.DataFrame) -> protocol.Measures:
 
 
 def summarise_cirr(ranks: pd.DataFrame) -> pd.DataFrame:
-    """The `summary` of `cirr_measures`, with intervals."""
+    """`cirr_measures` with their intervals, as `protocol.estimate`."""
     return protocol.estimate(cirr_measures(ranks))
 
 

@@ -67,8 +67,8 @@ def summarise_composition(ranks: pd.DataFrame, k: int = 10) -> pd.DataFrame:
         ranks: one row a query: rank, caption_rank and reference_rank, 0-based, of the target.
 
     Returns:
-        A `summary`, first of all queries, then of those that both parts together answer. The last
-        row is the share of these answers that needs composition.
+        As `protocol.estimate`, first of all queries, then of those that both parts together answer.
+        The last row is the share of these answers that needs composition.
 
     Raises:
         ValueError: both parts answer fewer than two queries, or a rank is missing.

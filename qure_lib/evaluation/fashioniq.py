@@ -14,13 +14,13 @@ from qure_lib.features.retriever import Embedder
 from qure_lib.method.ranking import DEFAULT_MEMORY, rank_corpus
 
 from . import protocol
-from .metrics import ndcg_at_k, recall_at_k
+from .metrics import ndcg_at_k
 from .ranking_files import RankingFile, Rankings, read_object
 from .statistics import Sample
 from .target_ranks import listed_target_ranks, per_query_frame
 
 CUT_OFFS = (10, 50)
-FASHIONIQ_FILE = RankingFile(max(CUT_OFFS), or_more=True)  # of one category
+FASHIONIQ_FILE = RankingFile(max(CUT_OFFS))  # of one category
 CORPORA = {"original": "original split", "union": "VAL-union"}
 
 
@@ -67,12 +67,12 @@ def _graded(order: Tensor, target_ranks: Tensor, relevance: Tensor) -> dict[str,
 def score_fashioniq(
     rankings: Mapping[str, Rankings], queries: Mapping[str, QuerySet]
 ) -> pd.DataFrame:
-    """`evaluate_fashioniq`'s first three columns, from rankings; see `listed_target_ranks`."""
+    """`evaluate_fashioniq`'s first three columns, from rankings, as `listed_target_ranks`."""
     frames = []
     for category, query_set in queries.items():
-        ranks = listed_target_ranks(rankings[category], query_set, FASHIONIQ_FILE)
-        columns: dict[str, Any] = {"category": [category] * len(query_set), "rank": ranks}
-        frames.append(per_query_frame(query_set, columns))
+        about = {"category": [category] * len(query_set)}
+        columns = listed_target_ranks(rankings[category], query_set, FASHIONIQ_FILE)
+        frames.append(per_query_frame(query_set, {**about, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -80,7 +80,7 @@ def read_fashioniq(path: str | Path, queries: Mapping[str, QuerySet]) -> dict[st
     """Read rankings of FashionIQ's val queries, by category.
 
     Args:
-        path: {category: {query: [50 image ids or more]}} as JSON. A query is its row in
+        path: {category: {query: [image ids]}} as JSON, best first. A query is its row in
             cap.{category}.val.json, from 0: "12", or "dress/val/12". The reference may be listed.
         queries: of `load_fashioniq`, over the corpus of the protocol that the file was made for.
 
@@ -108,7 +108,7 @@ def recall_measures(ranks: pd.DataFrame) -> protocol.Measures:
     Args:
         ranks: one row a query, with the columns category and rank (of the target, 0-based).
     """
-    hits = {k: 100 * recall_at_k(ranks["rank"], k) for k in CUT_OFFS}
+    hits = {k: protocol.recall(ranks, k) for k in CUT_OFFS}
     category = ranks["category"].to_numpy()
     if {"avg", "average"} & set(category):
         raise ValueError("a category is called avg or average, like the means; rename its files")
@@ -125,7 +125,7 @@ def recall_measures(ranks: pd.DataFrame) -> protocol.Measures:
 
 
 def summarise_recall(ranks: pd.DataFrame) -> pd.DataFrame:
-    """The `summary` of `recall_measures`, with intervals."""
+    """`recall_measures` with their intervals, as `protocol.estimate`."""
     return protocol.estimate(recall_measures(ranks))
 
 
@@ -149,8 +149,8 @@ FASHIONIQ = protocol.Protocol(
             f"FashionIQ {split}, {CORPORA[args.protocol]}, reference not removed"
         ),
         images=lambda sets: {category: len(q.corpus) for category, q in sets.items()},
-        submission="{category: {query: [50 image ids or more]}}, a query as its row in the "
-        "captions' file",
+        submission="{category: {query: [image ids]}}, 50 a query for all measures, a query as its "
+        "row in the captions' file",
         root="folder with captions/, image_splits/ and images",
         options={
             "--protocol": protocol.Option(

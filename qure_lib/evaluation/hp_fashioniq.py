@@ -105,7 +105,7 @@ def preference_measures(per_query: pd.DataFrame) -> protocol.Measures:
 
 
 def summarise_preference(per_query: pd.DataFrame) -> pd.DataFrame:
-    """The `summary` of `preference_measures` and of base_rate, with intervals.
+    """`preference_measures` and base_rate with their intervals, as `protocol.estimate`.
 
     base_rate is how often set 1 is preferred: a random scorer's preference_rate.
     """

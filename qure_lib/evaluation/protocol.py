@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from qure_lib.datasets.queries import Counts, QuerySet
 from qure_lib.features.retriever import Embedder
 
+from .metrics import recall_at_k
 from .ranking_files import RankingFile, Rankings
-from .statistics import Interval, Sample, bootstrap_ci
+from .statistics import Sample, bootstrap_ci
 
 QuerySets = dict[str, QuerySet]  # by category
 Measures = Mapping[tuple[str, str], Sample]  # (name in published files, name in print) -> per cent
@@ -107,22 +109,33 @@ class Protocol:
     counts: Counts  # published
     list_images: Callable[[Path], dict[str, Path]]  # folder -> id -> file of every image to read
     measures: Callable[[pd.DataFrame], Measures]  # one row a query -> what models are compared by
-    summarise: Callable[[pd.DataFrame], pd.DataFrame]  # one row a query -> a `summary`
+    summarise: Callable[[pd.DataFrame], pd.DataFrame]  # one row a query -> as `estimate`
     table: PaperTable
     command: Command
     training: Training | None = None  # None if it is only evaluated on
 
 
+def recall(per_query: pd.DataFrame, k: int, ranks: str = "rank") -> np.ndarray:
+    """(Q,) Recall@k in per cent of a column of 0-based ranks; NaN where a ranking ends before k.
+
+    The column `listed`, or `subset_listed` of `subset_rank`, has the rankings' lengths if one does.
+    """
+    hits = 100 * recall_at_k(per_query[ranks], k)
+    lengths = pd.to_numeric(per_query.get(ranks.replace("rank", "listed")), errors="coerce")
+    return np.where(lengths < k, np.nan, hits)
+
+
 def estimate(measures: Measures) -> pd.DataFrame:
-    """The `summary` of measures with their intervals."""
-    return summary({names: bootstrap_ci(*sample) for names, sample in measures.items()})
-
-
-def summary(measures: Mapping[tuple[str, str], Interval]) -> pd.DataFrame:
-    """(name in published files, name in print) -> interval, as one row a measure.
+    """Measures with their intervals, one row each; NaN if a value is, and so the mean is unknown.
 
     Columns: measure ("avg_r10"), words ("Recall@10 average"), estimate, low, high and n.
     """
     columns = ["measure", "words", "estimate", "low", "high", "n"]
-    rows = [(*names, i.estimate, i.low, i.high, i.n) for names, i in measures.items()]
+    rows = []
+    for names, sample in measures.items():
+        if np.isnan(sample.values).any():
+            rows.append((*names, np.nan, np.nan, np.nan, np.size(sample.values)))
+        else:
+            found = bootstrap_ci(*sample)
+            rows.append((*names, found.estimate, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=columns)

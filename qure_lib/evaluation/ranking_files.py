@@ -1,7 +1,8 @@
 """Ranking files: read, checked and written by one set of rules.
 
 In every format a ranking begins with its best image and lists none twice, and a file ranks every
-query of its split and no other. What breaks a rule is neither read nor written.
+query of its split and no other. What breaks a rule is neither read nor written. A file that is read
+may list any number of images a query; one that is written, for a server, lists as many as it takes.
 """
 
 import json
@@ -22,8 +23,7 @@ Rankings = Mapping[str, Sequence[str]]  # query id -> image ids, best first
 class RankingFile:
     """A format: a JSON object of the keys `head`, and query id -> image ids, best first."""
 
-    count: int  # images a query
-    or_more: bool = False  # than `count`
+    count: int  # images a query that the measures need, and that a server takes
     reference: bool = True  # whether the query's reference may be listed
     in_group: bool = False  # whether a query's group is ranked, not the corpus
     numbers: bool = False  # whether the file holds image ids as whole numbers
@@ -71,10 +71,9 @@ class RankingFile:
     def _problem(
         self, ranking: Sequence[str], triplet: Triplet, allowed: Collection[str] | None
     ) -> str | None:
-        n, more = len(ranking), " or more" if self.or_more else ""
-        if n < self.count or (n > self.count and not self.or_more):
-            return f"{n} images; list {self.count}{more}, best first"
-        if len(set(ranking)) < n:
+        if not ranking:
+            return "0 images; list 1 or more, best first"
+        if len(set(ranking)) < len(ranking):
             twice = next(i for i in ranking if ranking.count(i) > 1)
             return f"image {twice!r} is listed twice; keep its first place and add another image"
         if not self.reference and triplet.reference in ranking:
@@ -84,8 +83,15 @@ class RankingFile:
         return f"image {unknown[0]!r} is not in {place}; rank its images" if unknown else None
 
     def write(self, path: str | Path, rankings: Rankings, queries: QuerySet) -> None:
-        """Write a file, whole or not at all; ValueError as `parse`, or if the path is a folder."""
+        """Write a server's file, whole or not at all.
+
+        Raises:
+            ValueError: as `parse`, a ranking has not `count` images, or the path is a folder.
+        """
         self.check(rankings, queries, path)
+        for query, ids in rankings.items():
+            if len(ids) != self.count:
+                raise ValueError(f"{path}, query {query}: {len(ids)} images; list {self.count}")
         if Path(path).is_dir():
             raise ValueError(f"{path} is a folder; name a file in it")
         kind = int if self.numbers else str

@@ -1,7 +1,6 @@
 """Ranks of the images that answer a query, from a model or from a ranking file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -72,10 +71,9 @@ def listed_ranks(
 ) -> Tensor:
     """As `find_ranks`, from rankings that may stop early; -1 also for an unlisted image.
 
-    ValueError as `RankingFile.parse`, but a ranking may be longer, and as short as the corpus.
+    ValueError as `RankingFile.parse`.
     """
-    shortest = min(file.count, len(queries.corpus) - 1)
-    replace(file, count=shortest, or_more=True).check(rankings, queries, "the rankings")
+    file.check(rankings, queries, "the rankings")
     rows = []
     for triplet, ids in zip(queries.triplets, wanted, strict=True):
         rank = {image_id: rank for rank, image_id in enumerate(rankings[triplet.query_id])}
@@ -83,11 +81,21 @@ def listed_ranks(
     return pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
-def listed_target_ranks(rankings: Rankings, queries: QuerySet, file: RankingFile) -> Tensor:
-    """(Q,) 0-based rank of each target; of an unlisted one its list's length, a lower bound."""
+def listed_target_ranks(
+    rankings: Rankings, queries: QuerySet, file: RankingFile
+) -> dict[str, Tensor]:
+    """Columns of one row a query, from rankings of any length. ValueError as `listed_ranks`.
+
+    Returns:
+        rank: (Q,) 0-based rank of each target; of an unlisted one its list's length, a lower bound.
+        listed: (Q,) length of each list; only if one ends before `file.count` and before the last
+            image of the corpus, so that `protocol.recall` is unknown beyond it.
+    """
     ranks = listed_ranks(rankings, queries, [[t.target] for t in queries.triplets], file)[:, 0]
     lengths = torch.tensor([len(rankings[t.query_id]) for t in queries.triplets])
-    return ranks.where(ranks >= 0, lengths)
+    columns = {"rank": ranks.where(ranks >= 0, lengths)}
+    ends_early = lengths.min() < min(file.count, len(queries.corpus) - 1)
+    return columns | ({"listed": lengths} if ends_early else {})
 
 
 def check_answers(queries: QuerySet, answers: str, with_reference: bool) -> None:

@@ -29,10 +29,13 @@ from qure_lib.evaluation.fashioniq import evaluate_fashioniq
 from qure_lib.evaluation.hp_fashioniq import evaluate_hp_fashioniq, hp_query_set
 from qure_lib.evaluation.metrics import recall_at_k
 from qure_lib.evaluation.registry import PROTOCOLS
+from qure_lib.evaluation.target_ranks import rank_images
 from qure_lib.features.model_folder import load_model, save_model
 from qure_lib.features.retriever import Retriever
+from qure_lib.features.saved_embeddings import SavedEmbeddings
 from qure_lib.files import file_sha256
 from qure_lib.method.encoders import ClipEncoder
+from qure_lib.method.ranking import DEFAULT_MEMORY
 
 NAMES = ("fashioniq", "cirr", "circo", "hp-fashioniq")
 HP = "hp_like/hpfiq_simulated.json"
@@ -311,6 +314,70 @@ def write_category(root, name):
     }.items():
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(json.dumps(content), encoding="utf-8-sig")
+
+
+def score_short(command, capsys, sets, folders, saved, tmp_path, name, length):
+    """The whole result of saved embeddings, that of their first `length` images, and stderr."""
+    source = SavedEmbeddings.open(saved[name])
+    ranked = {
+        category: rank_images(source, q, length, DEFAULT_MEMORY, name == "cirr")
+        for category, q in sets[name].items()
+    }
+    content = ranked if name == "fashioniq" else ranked[""]
+    if name == "circo":
+        content = {q: list(map(int, ids)) for q, ids in content.items()}
+    if name == "cirr":
+        content = {"version": "rc2", "metric": "recall"} | content
+    path = write(tmp_path / "short.json", content)
+    words = ["--annotations", folders[0][name]]
+    whole = command(name, "--embeddings", saved[name], *words)
+    assert main([name, "--submission", *map(str, (path, *words))]) == 0
+    printed = capsys.readouterr()
+    return whole, json.loads(printed.out), printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "unknown"),
+    [
+        ("fashioniq", 20, ["Recall@50 dress", "Recall@50 average", "Avg"]),
+        ("fashioniq", 9, ["Recall@10 dress", "Recall@50 shirt", "Avg"]),
+        ("circo", 7, ["mAP@10", "mAP@50", "Recall@10", "mAP@10 colour"]),
+        ("cirr", 1, ["Recall@5", "Recall@50"]),
+    ],
+)
+def test_short_rankings_score_up_to_their_end(
+    command, capsys, sets, folders, saved, tmp_path, name, length, unknown
+):
+    whole, found, said = score_short(command, capsys, sets, folders, saved, tmp_path, name, length)
+    null = [words for words, estimate in found["metrics"].items() if estimate is None]
+    assert set(unknown) <= set(null)
+    for words, estimate in found["metrics"].items():
+        k = re.search(r"@(\d+)", words)
+        assert (words in null) == (words == "Avg" or int(k[1]) > length)
+        if words in null:
+            assert found["intervals"][words] == [None, None]
+        else:
+            assert estimate == whole["metrics"][words]
+    assert found["notes"] == [f"no result, since a ranking lists too few images: {', '.join(null)}"]
+    assert found["notes"][0] in said
+
+
+def test_one_short_ranking_hides_no_more_than_its_own_category(command, sets, folders, tmp_path):
+    content = {
+        category: {t.query_id: list(q.corpus.image_ids[:60]) for t in q.triplets}
+        for category, q in sets["fashioniq"].items()
+    }
+    content["dress"][sets["fashioniq"]["dress"].triplets[3].query_id][20:] = []
+    path = write(tmp_path / "short.json", content)
+    words = ["--submission", path, "--annotations", folders[0]["fashioniq"]]
+    found = command("fashioniq", *words, "--per-query", tmp_path / "q.csv")["metrics"]
+    null = [words for words, estimate in found.items() if estimate is None]
+    assert null == ["Recall@50 dress", "Recall@50 average", "Avg"]
+    listed_images = pd.read_csv(tmp_path / "q.csv").groupby("category")["listed"].min()
+    assert listed_images["dress"] == 20 and listed_images.drop("dress").isna().all()
+    shutil.copy(tmp_path / "q.csv", tmp_path / "again.csv")
+    compared = command("compare", tmp_path / "q.csv", tmp_path / "again.csv")["differences"]
+    assert {row["measure"] for row in compared} == found.keys() - {*null}
 
 
 def as_test_split(folder, name):

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from qure_lib.evaluation import target_ranks
+from qure_lib.evaluation import protocol, target_ranks
 from qure_lib.evaluation.ranking_files import RankingFile
+from qure_lib.evaluation.statistics import Sample
 from qure_lib.method.ranking import DEFAULT_MEMORY
 
-FILE = RankingFile(5, or_more=True)
+FILE = RankingFile(5)
 
 
 def ranked_ids(scores, triplet, exclude):
@@ -66,10 +69,10 @@ def test_scores_that_are_not_numbers_have_no_ranks(drawn, random_embedder):
 def test_an_unlisted_target_ranks_at_its_rankings_length(drawn):
     queries, embedder, _ = drawn
     whole = target_ranks.rank_images(embedder, queries, 12, DEFAULT_MEMORY, False)
-    ranks = target_ranks.listed_target_ranks(whole, queries, FILE)
+    ranks = target_ranks.listed_target_ranks(whole, queries, FILE)["rank"]
     lengths = {q: 5 + k % 3 for k, q in enumerate(whole)}
     short = {query: ids[: lengths[query]] for query, ids in whole.items()}
-    bounds = target_ranks.listed_target_ranks(short, queries, FILE)
+    bounds = target_ranks.listed_target_ranks(short, queries, FILE)["rank"]
     assert bounds.tolist() == [min(r, n) for r, n in zip(ranks.tolist(), lengths.values())]  # noqa: B905
     wanted = [(t.target,) for t in queries.triplets]
     absent = target_ranks.listed_ranks(short, queries, wanted, FILE)[:, 0] == -1
@@ -77,16 +80,33 @@ def test_an_unlisted_target_ranks_at_its_rankings_length(drawn):
     assert absent.any() and not absent.all()
 
 
-def test_a_ranking_that_stops_before_the_last_cut_off_decides_nothing(drawn):
+def test_lengths_are_said_only_where_a_ranking_ends_too_early(drawn):
     queries, embedder, _ = drawn
     whole = target_ranks.rank_images(embedder, queries, 12, DEFAULT_MEMORY, False)
-    four = {query: ids[:4] for query, ids in whole.items()}
-    with pytest.raises(ValueError, match=r"the rankings, query q0: 4 images; list 5 or more"):
-        target_ranks.listed_target_ranks(four, queries, FILE)
-    all_but_one = {query: ids[:11] for query, ids in whole.items()}  # the last place is known
-    for rankings in (all_but_one, whole):
-        ranks = target_ranks.listed_target_ranks(rankings, queries, RankingFile(50))
-        assert ranks.tolist() == [whole[t.query_id].index(t.target) for t in queries.triplets]
+    for length, count in ((12, 50), (11, 50), (5, 5), (9, 5)):  # of 11 the last place is known
+        rankings = {query: ids[:length] for query, ids in whole.items()}
+        found = target_ranks.listed_target_ranks(rankings, queries, RankingFile(count))
+        assert list(found) == ["rank"]
+        places = [min(length, whole[t.query_id].index(t.target)) for t in queries.triplets]
+        assert found["rank"].tolist() == places
+    lengths = [1 + k % 12 for k in range(len(queries))]
+    rankings = {q: ids[:n] for n, (q, ids) in zip(lengths, whole.items(), strict=True)}
+    found = target_ranks.listed_target_ranks(rankings, queries, FILE)
+    assert found["listed"].tolist() == lengths
+
+
+def test_recall_is_unknown_beyond_a_rankings_end():
+    frame = pd.DataFrame({"rank": [0, 3, 2], "listed": [4, 3, 50], "subset_rank": [2, 0, 1]})
+    known = {k: protocol.recall(frame, k).tolist() for k in (3, 4, 5)}
+    assert known[3] == [100, 0, 100]
+    np.testing.assert_equal(known[4], [100, np.nan, 100])
+    np.testing.assert_equal(known[5], [np.nan, np.nan, 100])  # though a target is listed
+    assert protocol.recall(frame, 1, "subset_rank").tolist() == [0, 100, 0]
+    assert protocol.recall(frame.drop(columns="listed"), 50).tolist() == [100] * 3
+    samples = {("a", "A"): Sample([1, np.nan, 0]), ("b", "B"): Sample([1, 0, 0], [1, 1, 2])}
+    unknown, found = protocol.estimate(samples).itertuples(index=False)
+    assert unknown.n == 3 and np.isnan([unknown.estimate, unknown.low, unknown.high]).all()
+    assert (found.measure, found.words, found.estimate, found.n) == ("b", "B", 0.25, 3)
 
 
 @pytest.mark.parametrize(
