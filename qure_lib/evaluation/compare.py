@@ -105,7 +105,7 @@ def _measure(name: str, frame: pd.DataFrame, protocol: Protocol) -> Measures:
     try:
         measures = protocol.measures(frame)
         if {"listed", "subset_listed"} & {*frame}:  # some rankings are too short for some measures
-            measures = {n: s for n, s in measures.items() if not np.isnan(s.values).any()}
+            measures = {n: s for n, s in measures.items() if not pd.isna(s.values).any()}
         for (_, words), (values, *_) in measures.items():
             if not pd.Series(values).between(0, 100).all():
                 raise ValueError(f"{words} is missing or not within 0 and 100 % for some query")

@@ -20,11 +20,8 @@ def previous(path: Path) -> Path:
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Write a training state whole or not at all, and keep the one before it.
 
-    Args:
-        state: tensors, numbers, strings, lists, tuples and dicts.
-
     Raises:
-        ValueError: a tensor of numbers is not finite.
+        ValueError: a tensor is not finite.
         OSError: it cannot be written (a full disk); what was there before is as it was.
     """
     path = Path(path)
@@ -46,10 +43,7 @@ def refuse_not_finite(state: Any, name: str = "") -> None:
         for key, value in pairs:
             refuse_not_finite(value, f"{name}.{key}".lstrip("."))
     elif isinstance(state, Tensor) and not state.isfinite().all():
-        raise ValueError(
-            f"{name} is not finite, so this state is not saved; lower the learning rate (the last "
-            "checkpoint is from before)"
-        )
+        raise ValueError(f"{name} is not finite: this state is not saved; lower the learning rate")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Execution:
         default=None, metadata={"help": f"the step; None: on a GPU from {COMPILED_FROM} steps on"}
     )
     checkpoint_minutes: float = field(
-        default=10.0,
-        metadata={"help": "between checkpoints within an epoch, beside the one at its end"},
+        default=10.0, metadata={"help": "between checkpoints within an epoch; one is at its end"}
     )
     on_epoch: Callable[[dict[str, Any]], None] | None = None
 

@@ -16,8 +16,7 @@ class Progress:
     """An epoch after some of its steps.
 
     steps: how many are finished. sums: (3,) float64 over them: loss times queries, finite norms of
-    the gradient, and their number. seconds: spent on "mining" and "training". generators: of every
-    process, after these steps.
+    the gradient, and their number. seconds: spent on "mining" and "training". generators: by rank.
     """
 
     steps: int = 0
@@ -31,9 +30,15 @@ class Progress:
 
     def restore_generators(self) -> None:
         """Put this process's generators where they were; a rank that was not there is as seeded."""
-        rank = processes.rank_and_count()[0]
-        if rank < len(self.generators):
-            restore_random_state(self.generators[rank])
+        if len(self.generators) <= (rank := processes.rank_and_count()[0]):
+            return
+        state = self.generators[rank]
+        random.setstate(state["python"])
+        mersenne = state["numpy"]["state"] | {"key": state["numpy"]["state"]["key"].numpy()}
+        np.random.set_state(state["numpy"] | {"state": mersenne})
+        torch.set_rng_state(state["torch"])
+        if torch.cuda.is_available() and "cuda" in state:  # where there is a GPU now and was then
+            torch.cuda.set_rng_state(state["cuda"])
 
 
 def set_seed(seed: int, rank: int = 0) -> torch.Generator:
@@ -57,13 +62,3 @@ def random_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave; a GPU's where there is one now and was one then."""
-    random.setstate(state["python"])
-    numpy = state["numpy"]
-    np.random.set_state(numpy | {"state": numpy["state"] | {"key": numpy["state"]["key"].numpy()}})
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])
