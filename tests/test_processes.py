@@ -292,7 +292,7 @@ def test_the_commands_flags_are_the_settings(command, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--epochs 3", "n_def (6) is above epochs (3)"),
+        ("--epochs 3", "n_def is 6 and epochs 3, but"),
         ("--drop-rule steepest", "drop_rule must be one of"),
         ("--pool original --batch-size 0", "batch_size must be a whole number, at least 1"),
     ],
