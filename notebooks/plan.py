@@ -212,8 +212,8 @@ def costs(profile: str, places: dict[str, Path]) -> Iterator[PlanLine]:
     yield PlanLine("rates from", rates.source)
     yield PlanLine("not counted", NOT_COUNTED)
     if "checkpoint" in places:
-        # last and best, the checkpoint with two moments of the optimizer, and the definitions
-        kept = RUNS * 4 * (frozen + (2 + 3 + train.n_def) * trained)
+        # last and best, two checkpoints with two moments of the optimizer, and the definitions
+        kept = RUNS * 4 * (frozen + (2 + 2 * 3 + train.n_def) * trained)
         yield PlanLine("trained", f"{RUNS} runs: {TRAINED}")
         what = f"{RUNS} runs, each with two models and one frozen tower"
         yield PlanLine("disk: runs", f"{kept / GB:.0f} GB: {what}")

@@ -8,25 +8,14 @@ import torch
 
 from qure_lib.datasets.queries import Corpus, QuerySet, Triplet
 from qure_lib.evaluation.target_ranks import find_ranks
-from qure_lib.features.retriever import Retriever
 from qure_lib.method.config import MiningConfig, TrainConfig
 from qure_lib.method.losses import OBJECTIVES, Objective
 from qure_lib.method.mining import mine_hard_negatives
 from qure_lib.method.ranking import DEFAULT_MEMORY
 from qure_lib.own_scores import hard_negatives
 from qure_lib.train.loop import train
-from qure_lib.train.training_data import load_training_data
 
 CONFIG = TrainConfig(epochs=2, n_def=2, learning_rate=1e-3, mining=MiningConfig("all_corpus"))
-
-
-@pytest.fixture(scope="module")
-def parts(smoke_world, stage1, tmp_path_factory):
-    data = load_training_data(smoke_world)
-    few = {c: replace(q, triplets=q.triplets[:4]) for c, q in data.train.items()}
-    relevance = {c: r[:4] for c, r in data.relevance.items()}
-    data = replace(data, train=few, relevance=relevance)
-    return Retriever.open(stage1, data.images, tmp_path_factory.mktemp("cache")), data
 
 
 def with_temperature(retriever, value):

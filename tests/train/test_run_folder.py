@@ -22,18 +22,8 @@ from qure_lib.train.checkpoints import load_checkpoint
 from qure_lib.train.execution import Execution
 from qure_lib.train.loop import train
 from qure_lib.train.run_folder import RunFolder
-from qure_lib.train.training_data import load_training_data
 
 CONFIG = TrainConfig(epochs=2, n_def=2, learning_rate=1e-3, mining=MiningConfig("all_corpus"))
-
-
-@pytest.fixture(scope="module")
-def parts(smoke_world, stage1, tmp_path_factory):
-    data = load_training_data(smoke_world)
-    few = {c: replace(q, triplets=q.triplets[:4]) for c, q in data.train.items()}
-    relevance = {c: r[:4] for c, r in data.relevance.items()}
-    data = replace(data, train=few, relevance=relevance)
-    return Retriever.open(stage1, data.images, tmp_path_factory.mktemp("cache")), data
 
 
 @pytest.fixture(scope="module")
